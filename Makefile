@@ -1,0 +1,59 @@
+# What each target needs it makes first: `make run` and `make test` work on a fresh clone.
+PYTHON := .venv/bin/python
+BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test run test test-quick lint format bench fuzz build requirements clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## Make .venv and install what Ghost needs
+	@scripts/setup
+
+setup-test: ## The same, and what the tests and linters need
+	@scripts/setup --test
+
+run: setup ## Play the demo, then print the client configuration
+	@$(PYTHON) -m ghost_mcp.cli demo
+
+test: setup-test ## Run all tests (JOBS=N for N processes, ARGS=... for pytest)
+	@scripts/test $(ARGS)
+
+test-quick: setup-test ## Run the tests that take under two minutes
+	@$(PYTHON) -m pytest -m "not slow and not docker and not npm" tests/unit tests/contract $(ARGS)
+
+lint: setup-test ## Check style, types, layers and the tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	scripts/check-tree
+
+format: setup-test ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-test ## Measure speed and size against floors of the same run
+	@$(PYTHON) -m tests.bench $(ARGS)
+
+fuzz: setup-test ## Fuzz the wire format and the parsers for long
+	@$(PYTHON) -m pytest --timeout 3600 --hypothesis-profile fuzz tests/fuzz $(ARGS)
+
+build: setup-test ## Build the sdist and the wheel into dist/
+	@rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(PYTHON)
+
+requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1: newest versions)
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/runtime.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/runtime.txt pyproject.toml --group dev \
+		-o requirements/dev.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/dev.txt --group build \
+		-o requirements/build.txt
+
+clean: ## Remove everything that was made here
+	rm -rf .venv .cache dist build .coverage .coverage.* htmlcov .hypothesis .mypy_cache \
+		.pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""Ghost: an LLM agent gets a computer of its own, safely.
+
+The names below are imported when first used, so that ``import ghost_mcp`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ghost_mcp._version import __version__
+
+if TYPE_CHECKING:
+    from ghost_mcp.cave import Cave, ExecResult, FileContent, Process
+    from ghost_mcp.errors import GhostError
+    from ghost_mcp.ghost import Ghost
+    from ghost_mcp.lifecycle import State
+    from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Usage
+
+__all__ = [
+    "Assurance",
+    "Cave",
+    "CaveInfo",
+    "CaveSpec",
+    "ExecResult",
+    "FileContent",
+    "Ghost",
+    "GhostError",
+    "Limits",
+    "NetworkPolicy",
+    "Process",
+    "State",
+    "Usage",
+    "__version__",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Cave", "ExecResult", "FileContent", "Process"), "cave"),
+    **dict.fromkeys(
+        ("Assurance", "CaveInfo", "CaveSpec", "Limits", "NetworkPolicy", "Usage"), "spec"
+    ),
+    "Ghost": "ghost",
+    "GhostError": "errors",
+    "State": "lifecycle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,1 @@
+"""Engines that make caves, behind one seam: see :mod:`ghost_mcp.backends.base`."""

@@ -1,0 +1,89 @@
+# The seam between Ghost and an engine. A backend makes caves and opens one byte stream to each warden;
+# everything else is done over that stream and is therefore the same everywhere.
+"""The contract of a backend, as docstrings. ``ghost_mcp.testing.contract`` holds every backend to it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import ByteStream
+
+__all__ = ["Backend"]
+
+
+class Backend(ABC):
+    """Makes, finds and ends caves on one engine. The engine is the truth: a backend keeps no list.
+
+    Use it as an async context manager; entering may start a warm pool, leaving ends what is ephemeral.
+    Every method may be called concurrently. All raise BackendUnavailable when the engine is missing, and
+    CaveNotFound for an id that is not there (destroy excepted). Foreign errors never pass.
+    """
+
+    name: ClassVar[str]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    @abstractmethod
+    async def create(
+        self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
+    ) -> CaveInfo:
+        """Return a running cave, ready for connect().
+
+        Idempotent for ``spec.id``. ``secrets`` holds the values for ``spec.secrets``; they reach only the
+        warden's memory. Raises Conflict when the name is taken by another cave, InvalidArgument or
+        Unsupported for a spec this engine cannot enforce; then nothing is left behind.
+        """
+
+    @abstractmethod
+    async def get(self, name: str) -> CaveInfo:
+        """The cave of that name or id, whatever its state."""
+
+    @abstractmethod
+    async def list(self) -> list[CaveInfo]:
+        """All caves of this engine, oldest first. What ended by itself and was ephemeral is swept, not listed."""
+
+    @abstractmethod
+    async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
+        """Bring a stopped, ended or paused cave back: same files, new processes (paused: the same processes).
+
+        Its deadline counts from now. A running cave is left as it is.
+        """
+
+    @abstractmethod
+    async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
+        """End all processes and keep the files; with ``pause`` freeze them instead. Idempotent."""
+
+    @abstractmethod
+    async def destroy(self, cave_id: str) -> None:
+        """Remove the cave: no process, no file, no trace left when it returns. Idempotent, also for unknown ids."""
+
+    @abstractmethod
+    async def connect(self, cave_id: str) -> ByteStream:
+        """Open a byte stream to the cave's warden. Each call opens one of its own; the caller closes it.
+
+        Raises CaveGone when no warden answers, Conflict when the cave is stopped or paused.
+        """
+
+    @abstractmethod
+    async def usage(self, cave_id: str) -> Usage:
+        """What the cave uses now, as far as the engine can tell."""
+
+    @abstractmethod
+    def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """The warden's log from its beginning, in pieces; with ``follow`` until the cave ends."""

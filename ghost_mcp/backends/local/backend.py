@@ -1,0 +1,461 @@
+"""Caves on this machine: bubblewrap namespaces, one host user for each cave, no daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+
+from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.local.cgroups import detect
+from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
+from ghost_mcp.backends.local.state import CaveDir, StateDir
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    CaveGone,
+    CaveNotFound,
+    Conflict,
+    InvalidArgument,
+    Unsupported,
+)
+from ghost_mcp.lifecycle import Event, State, after
+from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
+from ghost_mcp.warden.link import configure
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import ByteStream
+
+__all__ = ["LocalBackend"]
+
+OPEN_FILES = 65_536
+GONE_S = 5.0
+
+
+class LocalBackend(Backend):
+    """See :class:`~ghost_mcp.backends.base.Backend`. The truth is the state directory and the live wardens."""
+
+    name = "local"
+
+    def __init__(self, state: Path | None = None) -> None:
+        self.state = StateDir(state)
+        self._cgroups = detect()
+        self._lifelines: dict[str, int] = {}
+        self._children: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        if sys.platform != "linux":
+            raise Unsupported("local caves need Linux", hint="Use the docker backend.")
+        require_bwrap()
+        self.state.prepare()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the ephemeral caves this process made; the others live on."""
+        with anyio.CancelScope(shield=True):
+            for cave_id in list(self._lifelines):
+                await self.destroy(cave_id)
+        self._reap()
+
+    async def create(
+        self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
+    ) -> CaveInfo:
+        self._check(spec)
+        cave = self.state.cave(spec.id)
+        with suppress(FileExistsError):
+            cave.path.mkdir(0o711)
+            cave.path.chmod(0o711)
+            try:
+                return await self._make(cave, spec, secrets or {})
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self.destroy(spec.id)
+                raise
+        info = await self.get(spec.id)  # made before, under the same id
+        if info.name != spec.name:
+            raise Conflict(f"the cave id {spec.id} belongs to {info.name}")
+        return info
+
+    async def _make(self, cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]) -> CaveInfo:
+        with cave.locked():
+            uid, gid = self._user(spec)
+            await self._lay_out(cave, spec, uid, gid)
+            created = time.time()
+            record = {
+                "spec": {**spec.as_dict(), "backend": self.name},
+                "created_at": created,
+                "deadline_at": None if spec.timeout_s is None else created + spec.timeout_s,
+                "assurance": {
+                    name: asdict(line) for name, line in self._assurance(spec, uid).items()
+                },
+                "uid": uid,
+                "gid": gid,
+            }
+            cave.write_record(record)
+            self.state.reserve(spec.name, spec.id)
+            await self._start(cave, spec, uid, gid, secrets)
+        return cave.info(frozen=False)
+
+    def _check(self, spec: CaveSpec) -> None:
+        if spec.network.mode != "none":
+            raise Unsupported(
+                f"a local cave cannot have the network mode {spec.network.mode!r}",
+                hint="Leave network at 'none'.",
+            )
+        if spec.limits.disk_bytes is not None and os.geteuid() != 0:
+            raise Unsupported(
+                "a disk limit needs root on the local backend",
+                hint="Leave disk out, or run Ghost as root.",
+            )
+        if missing := set(spec.secrets) & set(spec.env):
+            raise InvalidArgument(
+                f"{sorted(missing)[0]} is given as a secret and as a plain variable"
+            )
+        for source in spec.mounts.values():
+            if not os.path.exists(source):
+                raise InvalidArgument(f"nothing to mount: {source}")
+        if spec.workspace is not None and not os.path.isdir(spec.workspace):
+            raise InvalidArgument(f"no such workspace folder: {spec.workspace}")
+
+    def _user(self, spec: CaveSpec) -> tuple[int, int]:
+        """The host user the cave runs as: one of its own, or the owner of a given workspace; never root."""
+        if os.geteuid() != 0:
+            return os.geteuid(), os.getegid()
+        if spec.workspace is None:
+            uid = self.state.free_uid()
+            return uid, uid
+        owner = os.stat(spec.workspace)
+        if owner.st_uid == 0:
+            raise InvalidArgument(
+                f"{spec.workspace} belongs to root, and no cave runs as root",
+                hint="chown the folder to an ordinary user, or leave workspace out and copy the files in.",
+            )
+        return owner.st_uid, owner.st_gid
+
+    async def _lay_out(self, cave: CaveDir, spec: CaveSpec, uid: int, gid: int) -> None:
+        base = cave.path
+        for number, source in enumerate(spec.mounts.values()):
+            stand_in = base / "mounts" / str(number)
+            stand_in.parent.mkdir(0o711, exist_ok=True)
+            stand_in.mkdir() if os.path.isdir(source) else stand_in.touch()
+        if spec.limits.disk_bytes is not None:
+            (base / "disk").mkdir(0o711)
+            await anyio.to_thread.run_sync(
+                _make_disk, base / "disk.ext4", spec.limits.disk_bytes, uid, gid
+            )
+            base = base / "disk"
+        for name in ("run", "home", "workspace"):
+            folder = base / name
+            if not (folder.exists() or spec.limits.disk_bytes is not None):
+                folder.mkdir(0o700)
+                if os.geteuid() == 0:
+                    os.chown(folder, uid, gid)
+
+    def _assurance(self, spec: CaveSpec, uid: int) -> dict[str, Assurance]:
+        own = os.geteuid() == 0
+        lines = {
+            "isolation": Assurance(
+                enforced=True,
+                how="own user, pid, mount, network, ipc, uts and cgroup namespaces; no capabilities; read-only system",
+            ),
+            "user": Assurance(
+                enforced=own and spec.workspace is None,
+                how=f"host user {uid}, this cave's alone"
+                if own and spec.workspace is None
+                else f"host user {uid}, shared with its owner's other programs",
+            ),
+            "syscalls": Assurance(enforced=True, how="seccomp filter; no nested user namespaces"),
+            "network": Assurance(
+                enforced=True, how="none: a network namespace with nothing but its own loopback"
+            ),
+            "tmp": Assurance(
+                enforced=True, how=f"/tmp is a tmpfs of {spec.limits.tmp_bytes} bytes"
+            ),
+            "disk": Assurance(
+                enforced=spec.limits.disk_bytes is not None,
+                how="an ext4 image of that size"
+                if spec.limits.disk_bytes is not None
+                else "no limit was asked for",
+            ),
+            "lifetime": Assurance(enforced=True, how="the cave's own PID 1 ends it"),
+            "browser": Assurance(
+                enforced=False,
+                how="Chromium runs without its own sandbox here: the cave around it is the barrier",
+            ),
+        }
+        for name, (enforced, how) in self._cgroups.assurance(spec.limits).items():
+            if name == "pids" and not enforced and spec.limits.pids is not None:
+                enforced, how = True, "RLIMIT_NPROC, counted for the cave's user"
+            lines[name] = Assurance(enforced=enforced, how=how)
+        return lines
+
+    async def _start(
+        self, cave: CaveDir, spec: CaveSpec, uid: int, gid: int, secrets: Mapping[str, bytes]
+    ) -> None:
+        """Launch and configure; the caller holds the lock and cleans up."""
+        self._reap()
+        request = Launch(
+            cave=cave,
+            spec=spec,
+            uid=uid,
+            gid=gid,
+            cgroups=self._cgroups.create(self._group(cave.id), spec.limits),
+            cache=self.state.cache,
+            disk=spec.limits.disk_bytes is not None,
+        )
+        theirs = ours = -1
+        if spec.ephemeral:
+            theirs, ours = os.pipe()
+            self._lifelines[cave.id] = ours
+        listener = self.state.listen(cave)
+        try:
+            self._children.add(launch(request, listener, theirs if spec.ephemeral else None))
+        finally:
+            listener.close()
+            if theirs >= 0:
+                os.close(theirs)
+        stream = await self.connect(cave.id)
+        try:
+            await configure(stream, self._settings(spec, secrets))
+        except CaveGone as exc:
+            raise BackendUnavailable(
+                f"the cave did not start: {_last_words(cave.log)}",
+                hint="See: ghost doctor. Are unprivileged user namespaces allowed here?",
+            ) from exc
+        finally:
+            await stream.aclose()
+
+    @staticmethod
+    def _settings(spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        rlimits = {"nofile": OPEN_FILES, "core": 0}
+        if spec.limits.pids is not None:
+            rlimits["nproc"] = spec.limits.pids
+        return {
+            "env": dict(spec.env),
+            "secrets": {name: value.decode("latin-1") for name, value in secrets.items()},
+            "deadline_s": spec.timeout_s,
+            "idle_s": spec.idle_timeout_s,
+            "rlimits": rlimits,
+        }
+
+    async def get(self, name: str) -> CaveInfo:
+        cave = self.state.find(name)
+        info = self._info(cave)
+        if info is None:
+            raise CaveNotFound(f"no such cave: {name}")
+        return info
+
+    def _info(self, cave: CaveDir) -> CaveInfo | None:
+        with suppress(CaveNotFound):
+            info = cave.info(frozen=False)
+            if info.state is State.RUNNING and self._cgroups.frozen(self._group(cave.id)):
+                return cave.info(frozen=True)
+            return info
+        return None
+
+    async def list(self) -> list[CaveInfo]:
+        self._reap()
+        found = []
+        for cave in self.state.all():
+            info = self._info(cave)
+            if info is not None and not (info.state is State.ENDED and info.spec.ephemeral):
+                found.append(info)
+            else:
+                await self._sweep(cave)
+        self._sweep_groups()
+        return sorted(found, key=lambda info: info.created_at)
+
+    async def _sweep(self, cave: CaveDir) -> None:
+        """Remove what an ended ephemeral cave, or a creation that broke off, has left."""
+        with suppress(CaveNotFound), cave.locked(wait=False) as had:
+            if had and not cave.alive():
+                await self._erase(cave)
+
+    def _sweep_groups(self) -> None:
+        prefix = self._group("")
+        here = {cave.id for cave in self.state.all()}
+        for group in self._cgroups.list():
+            if group.startswith(prefix) and group.removeprefix(prefix) not in here:
+                self._cgroups.remove(group)
+
+    async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
+        cave = self.state.find(cave_id)
+        with cave.locked():
+            info = await self.get(cave.id)
+            after(info.state, Event.START, info.name)
+            if info.state is State.PAUSED:
+                self._cgroups.thaw(self._group(cave.id))
+            elif info.state is not State.RUNNING:
+                record = cave.record()
+                await self._start(cave, info.spec, record["uid"], record["gid"], secrets or {})
+                record.pop("stopped", None)
+                if info.spec.timeout_s is not None:
+                    record["deadline_at"] = time.time() + info.spec.timeout_s
+                cave.write_record(record)
+        return await self.get(cave.id)
+
+    async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
+        cave = self.state.find(cave_id)
+        with cave.locked():
+            info = await self.get(cave.id)
+            after(info.state, Event.PAUSE if pause else Event.STOP, info.name)
+            if pause:
+                self._cgroups.freeze(self._group(cave.id))
+            else:
+                cave.write_record({**cave.record(), "stopped": True})
+                await self._end(cave)
+        return await self.get(cave.id)
+
+    async def destroy(self, cave_id: str) -> None:
+        try:
+            cave = self.state.find(cave_id)
+            with cave.locked():
+                await self._end(cave)
+                await self._erase(cave)
+        except CaveNotFound:
+            return
+
+    async def _end(self, cave: CaveDir) -> None:
+        """Kill PID 1 of the cave and wait until the kernel has taken everything in it."""
+        pid = cave.warden_pid() if cave.alive() else None
+        if (lifeline := self._lifelines.pop(cave.id, None)) is not None:
+            os.close(lifeline)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    if cave.warden_pid() == pid:
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    self._cgroups.thaw(self._group(cave.id))  # the frozen die only once thawed
+                    with anyio.move_on_after(GONE_S):
+                        await anyio.wait_readable(pidfd)
+                finally:
+                    os.close(pidfd)
+        self._cgroups.kill(self._group(cave.id))
+        if cave.alive():
+            raise BackendUnavailable(f"cave {cave.id} does not end")
+        await self._collect(cave)
+
+    async def _collect(self, cave: CaveDir) -> None:
+        """Reap the outer process if it is ours, then the cgroup is empty and can go."""
+        for _ in range(50):
+            self._reap()
+            if self._cgroups.remove(self._group(cave.id)):
+                return
+            await anyio.sleep(0.01)
+
+    async def _erase(self, cave: CaveDir) -> None:
+        self._cgroups.remove(self._group(cave.id))
+        with suppress(CaveNotFound):
+            record = cave.record()
+            self.state.release(record["spec"]["name"], cave.id)
+        await anyio.to_thread.run_sync(_remove_tree, cave.path)
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            try:
+                done, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                done = pid
+            if done:
+                self._children.discard(pid)
+
+    def _group(self, cave_id: str) -> str:
+        return f"{self.state.instance}-{cave_id}"
+
+    async def connect(self, cave_id: str) -> ByteStream:
+        cave = self.state.find(cave_id)
+        sock = cave.connect()
+        return await anyio.abc.UNIXSocketStream.from_socket(sock)
+
+    async def usage(self, cave_id: str) -> Usage:
+        cave = self.state.find(cave_id)
+        return Usage(**self._cgroups.usage(self._group(cave.id)))
+
+    async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        cave = self.state.find(cave_id)
+        offset = 0
+        while True:
+            live = follow and cave.alive()
+            with suppress(FileNotFoundError), open(cave.log, "rb") as file:
+                file.seek(offset)
+                while piece := file.read(1 << 16):
+                    offset += len(piece)
+                    yield piece
+            if not live:
+                return
+            await anyio.sleep(0.2)
+
+
+def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
+    """An ext4 image that holds the cave's folders, owned by its user. Raises BackendUnavailable."""
+    seed = image.with_suffix(".seed")
+    for name in ("run", "home", "workspace"):
+        (seed / name).mkdir(0o700, parents=True)
+        os.chown(seed / name, uid, gid)
+    seed.chmod(0o711)
+    command = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-m",
+        "0",
+        "-O",
+        "^has_journal",
+        "-d",
+        str(seed),
+        str(image),
+        f"{size_bytes >> 10}k",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise BackendUnavailable(
+            f"cannot make the cave's disk: {exc}", hint="apt-get install e2fsprogs"
+        ) from exc
+    finally:
+        shutil.rmtree(seed)
+    if done.returncode:
+        raise BackendUnavailable(f"cannot make the cave's disk: {done.stderr[-300:]}")
+
+
+def _remove_tree(path: Path) -> None:
+    def retry(function: Any, name: str, error: Any) -> None:
+        with suppress(OSError):  # a folder its owner has closed to itself; root needs no permission
+            os.chmod(os.path.dirname(name), 0o700)
+            os.chmod(name, 0o700, follow_symlinks=False) if not os.path.islink(name) else None
+            function(name)
+
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path, onerror=retry)
+
+
+def _last_words(log: Path) -> str:
+    """The end of the cave's log, for an error message."""
+    with suppress(OSError):
+        text = log.read_bytes()[-600:].decode("utf-8", "replace").strip()
+        return text.splitlines()[-1][:400] if text else "it said nothing"
+    return "it left no log"

@@ -1,0 +1,287 @@
+# The directory of a cave and its warden's socket are the truth; nothing here remembers anything else.
+"""The state directory of local caves. Synchronous and cheap: a few small file operations a call.
+
+::
+
+    <state>/instance                  this Ghost's id
+    <state>/names/NAME -> ../caves/ID  reserves a name (a symbolic link is made by one process only)
+    <state>/caves/ID/                 cave.json  warden.sock  info.json  log  lock  workspace/  home/  run/
+
+Folders above a cave's own are mode 0711: the cave's user passes through them and sees nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound, Conflict
+from ghost_mcp.lifecycle import State
+from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
+
+__all__ = ["CaveDir", "StateDir", "default_state_dir"]
+
+# Above what systemd, containers and subordinate ids use (systemd's UIDS-GIDS.md: "unused").
+FIRST_UID = 1_879_100_000
+UIDS = 200_000_000
+
+
+def default_state_dir() -> Path:
+    """``$GHOST_STATE_DIR``, else /var/lib/ghost for root and ~/.local/state/ghost for others."""
+    if named := os.environ.get("GHOST_STATE_DIR"):
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/ghost")
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "ghost"
+
+
+@dataclass(frozen=True, slots=True)
+class CaveDir:
+    """One cave's directory."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "warden.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    def record(self) -> dict[str, Any]:
+        """cave.json. Raises CaveNotFound when there is none (yet, or any more)."""
+        try:
+            with open(self.path / "cave.json", encoding="utf-8") as file:
+                data: dict[str, Any] = json.load(file)
+                return data
+        except (FileNotFoundError, NotADirectoryError):
+            raise CaveNotFound(f"no such cave: {self.id}") from None
+        except ValueError as exc:
+            raise BackendUnavailable(
+                f"unreadable record of cave {self.id}", hint=f"Remove {self.path}."
+            ) from exc
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        temporary = self.path / f".cave.{secrets.token_hex(4)}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        os.rename(temporary, self.path / "cave.json")
+
+    def connect(self) -> socket.socket:
+        """A connected, non-blocking socket. Raises CaveGone when nobody listens."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            _on_socket(sock.connect, self.socket)
+        except OSError as exc:
+            sock.close()
+            if exc.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR):
+                raise CaveGone(f"cave {self.id} is not running") from None
+            raise BackendUnavailable(
+                f"the warden of cave {self.id} is not accepting: {exc.strerror}"
+            ) from exc
+        return sock
+
+    def alive(self) -> bool:
+        try:
+            self.connect().close()
+        except CaveGone:
+            return False
+        except BackendUnavailable:
+            return True  # its backlog is full: there, but busy
+        return True
+
+    def warden_pid(self) -> int | None:
+        """The warden's pid on the host, if that process still is this cave's."""
+        try:
+            info = json.loads((self.path / "info.json").read_text())
+            pid = int(info["child-pid"])
+            namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
+        except (OSError, ValueError, KeyError):
+            return None
+        return pid if namespace == info.get("pid-namespace", namespace) else None
+
+    @contextmanager
+    def locked(self, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the cave's lock over a change of its state; yields whether it was had."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CaveNotFound(f"no such cave: {self.id}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(fd)
+
+    def info(self, *, frozen: bool) -> CaveInfo:
+        record = self.record()
+        if self.alive():
+            state = State.PAUSED if frozen else State.RUNNING
+        else:
+            state = State.STOPPED if record.get("stopped") else State.ENDED
+        return CaveInfo(
+            spec=CaveSpec.from_dict(record["spec"]),
+            state=state,
+            created_at=record["created_at"],
+            deadline_at=record.get("deadline_at"),
+            assurance={name: Assurance(**line) for name, line in record["assurance"].items()},
+        )
+
+
+class StateDir:
+    """All local caves of one Ghost."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or default_state_dir()
+        self.caves = self.path / "caves"
+        self.names = self.path / "names"
+        self.cache = self.path / "cache"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises BackendUnavailable when a cave's user could not pass through them."""
+        try:
+            for folder in (self.path, self.caves, self.names, self.cache):
+                if not folder.is_dir():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    folder.chmod(0o711 if folder is not self.cache else 0o755)
+        except OSError as exc:
+            raise BackendUnavailable(
+                f"cannot make the state folder {self.path}: {exc.strerror}",
+                hint="Set GHOST_STATE_DIR to a folder you own.",
+            ) from exc
+        if os.geteuid() == 0:
+            for folder in (self.path, *self.path.parents):
+                if not folder.stat().st_mode & 0o001:
+                    raise BackendUnavailable(
+                        f"{folder} is closed to other users, so a cave's own user cannot reach {self.path}",
+                        hint=f"chmod o+x {folder}, or set GHOST_STATE_DIR to another place.",
+                    )
+
+    @property
+    def instance(self) -> str:
+        """This Ghost's id, made on first use."""
+        file = self.path / "instance"
+        with suppress(FileNotFoundError):
+            return file.read_text().strip()
+        temporary = self.path / f".instance.{secrets.token_hex(4)}"
+        temporary.write_text(secrets.token_hex(4))
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+        temporary.unlink()
+        return file.read_text().strip()
+
+    def cave(self, cave_id: str) -> CaveDir:
+        return CaveDir(self.caves / os.path.basename(cave_id))
+
+    def find(self, name: str) -> CaveDir:
+        """The cave of that name or id. Raises CaveNotFound, with the names there are."""
+        if "/" not in name and name not in ("", ".", ".."):
+            with suppress(OSError):
+                return self.cave(os.readlink(self.names / name))
+            if (self.caves / name).is_dir():
+                return self.cave(name)
+        known = ", ".join(sorted(self._entries(self.names))[:10])
+        raise CaveNotFound(
+            f"no such cave: {name[:64]}",
+            hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
+        )
+
+    def all(self) -> list[CaveDir]:
+        return [CaveDir(self.caves / name) for name in self._entries(self.caves)]
+
+    @staticmethod
+    def _entries(folder: Path) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def reserve(self, name: str, cave_id: str) -> None:
+        """Take a name for a cave whose directory exists. Raises Conflict when a live directory has it."""
+        for _ in range(3):
+            try:
+                os.symlink(cave_id, self.names / name)
+                return
+            except FileExistsError:
+                holder = self.holder(name)
+                if holder == cave_id:
+                    return
+                if holder is not None and (self.caves / holder).is_dir():
+                    raise Conflict(
+                        f"a cave named {name} is already there",
+                        hint=f"Choose another name, or: ghost destroy {name}",
+                    ) from None
+                with suppress(FileNotFoundError):
+                    os.unlink(self.names / name)  # its cave is gone
+        raise Conflict(f"the name {name} is being taken by others")
+
+    def holder(self, name: str) -> str | None:
+        try:
+            return os.path.basename(os.readlink(self.names / name))
+        except OSError:
+            return None
+
+    def release(self, name: str, cave_id: str) -> None:
+        if self.holder(name) == cave_id:
+            with suppress(FileNotFoundError):
+                os.unlink(self.names / name)
+
+    def free_uid(self) -> int:
+        """A host uid that no cave here has. Raises BackendUnavailable when none is found."""
+        used = set()
+        for cave in self.all():
+            with suppress(OSError):
+                used.add((cave.path / "run").stat().st_uid)
+        for _ in range(100):
+            uid = FIRST_UID + secrets.randbelow(UIDS)
+            if uid not in used:
+                return uid
+        raise BackendUnavailable("no free user id for a cave")
+
+    def listen(self, cave: CaveDir) -> socket.socket:
+        """A fresh listening socket for the cave's warden."""
+        with suppress(FileNotFoundError):
+            os.unlink(cave.socket)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _on_socket(sock.bind, cave.socket)
+            os.chmod(cave.socket, 0o600)
+            sock.listen(128)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _on_socket(act: Any, path: Path) -> None:
+    """Bind or connect; a path over the kernel's 108 bytes goes through the folder's descriptor."""
+    if len(os.fsencode(path)) < 104:
+        act(os.fspath(path))
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        act(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)

@@ -1,0 +1,47 @@
+# Which backends there are. They are imported when asked for, and only then.
+"""Finds a backend's class by name: Ghost's own, or one that a package registers under ``ghost_mcp.backends``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from ghost_mcp.errors import BackendUnavailable, InvalidArgument
+
+if TYPE_CHECKING:
+    from ghost_mcp.backends.base import Backend
+
+__all__ = ["BUILTIN", "default_backend", "find_backend"]
+
+BUILTIN = MappingProxyType(
+    {
+        "local": "ghost_mcp.backends.local.backend:LocalBackend",
+        "fake": "ghost_mcp.backends.fake:FakeBackend",
+        "docker": "ghost_mcp.backends.docker:DockerBackend",
+    }
+)
+
+
+def default_backend() -> str:
+    """``local`` on Linux; elsewhere there are no namespaces, and docker has its own Linux."""
+    return "local" if sys.platform == "linux" else "docker"
+
+
+def find_backend(name: str) -> type[Backend]:
+    """The backend's class. Raises InvalidArgument for an unknown name, BackendUnavailable when it cannot load."""
+    where = BUILTIN.get(name)
+    if where is None:
+        others = {entry.name: entry.value for entry in entry_points(group="ghost_mcp.backends")}
+        where = others.get(name)
+        if where is None:
+            known = ", ".join(sorted({*BUILTIN, *others}))
+            raise InvalidArgument(f"unknown backend: {name[:64]}", hint=f"Known backends: {known}.")
+    module, _, attribute = where.partition(":")
+    try:
+        found: type[Backend] = getattr(import_module(module), attribute)
+    except ImportError as exc:
+        raise BackendUnavailable(f"the backend {name} cannot be loaded: {exc}") from exc
+    return found

@@ -1,0 +1,374 @@
+# The handle a caller holds. Everything it does is a stream on the cave's link.
+"""Cave: run programs, read and write files, dial ports, in one cave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from anyio.abc import ByteStream
+
+from ghost_mcp.errors import CaveGone, InvalidArgument, LimitExceeded
+from ghost_mcp.spec import CaveInfo, Usage
+
+if TYPE_CHECKING:
+    from ghost_mcp.backends.base import Backend
+    from ghost_mcp.ghost import Ghost
+    from ghost_mcp.warden.link import Link, LinkStream
+
+__all__ = ["Cave", "ExecResult", "FileContent", "Process"]
+
+STDOUT, STDERR, DEVTOOLS = 1, 2, 4
+MAX_CAPTURE = 64 << 20
+ONE_FRAME = 3 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """How a program ended. ``exit_code`` is 128 + N when signal N ended it; output is kept as bytes too."""
+
+    exit_code: int
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+    duration_s: float
+    timed_out: bool
+
+    @property
+    def stdout(self) -> str:
+        return self.stdout_bytes.decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_bytes.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """What was read: the bytes, the whole file's size, and the version to give back when writing."""
+
+    path: str
+    data: bytes
+    size: int
+    mode: int
+    mtime: float
+    version: str
+
+
+class Process:
+    """A program that runs while its block is open. The words are Popen's."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        self._stream = stream
+        self._result: dict[str, Any] | None = None
+
+    async def receive(self) -> tuple[int, bytes] | None:
+        """The next output, ``(1 for stdout | 2 for stderr | 4 for DevTools, bytes)``; None at the end."""
+        return await self._stream.receive()
+
+    async def send(self, data: bytes) -> None:
+        """Write to its standard input (its terminal, its DevTools pipe)."""
+        await self._stream.send(data)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the whole process tree."""
+        await self._stream.send_note({"signal": number})
+
+    async def resize(self, rows: int, columns: int) -> None:
+        await self._stream.send_note({"resize": [rows, columns]})
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return None if self._result is None else int(self._result["exit_code"])
+
+    async def wait(self) -> int:
+        """The exit code, once it has ended. Read the output meanwhile, or it may never end."""
+        self._result, _ = await self._stream.answer()
+        return int(self._result["exit_code"])
+
+    @property
+    def timed_out(self) -> bool:
+        return bool(self._result and self._result["timed_out"])
+
+    @property
+    def duration_s(self) -> float:
+        return float(self._result["duration_s"]) if self._result else 0.0
+
+    async def terminate(self) -> None:
+        await self.signal(15)
+
+    async def kill(self) -> None:
+        await self.signal(9)
+
+
+class Cave:
+    """One cave. Made by Ghost; usable until it is destroyed. ``async with`` destroys it at the end."""
+
+    def __init__(self, ghost: Ghost, backend: Backend, info: CaveInfo) -> None:
+        self._ghost = ghost
+        self._backend = backend
+        self.info = info
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    async def __aenter__(self) -> Cave:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.destroy()
+
+    # --- programs --------------------------------------------------------------------------------
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes | str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+        limit_bytes: int = MAX_CAPTURE,
+    ) -> ExecResult:
+        """Run a program to its end and capture its output. A shell line is run by bash, or sh.
+
+        A non-zero exit code is a result, not an error. ``timeout_s`` ends the whole process tree and sets
+        ``timed_out``. Raises LimitExceeded beyond ``limit_bytes`` of output; the program is then ended.
+        """
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        body = given if given is not None and len(given) <= ONE_FRAME else b""
+        how = "none" if given is None else ("data" if len(given) <= ONE_FRAME else "open")
+        head = _program(command, env, cwd) | {"stdin": how, "timeout_s": timeout_s}
+        async with await self._stream("exec", head, body) as stream:
+            if how == "open" and given is not None:
+                return await self._exec_feeding(stream, given, limit_bytes)
+            return await _capture(stream, limit_bytes)
+
+    @staticmethod
+    async def _exec_feeding(stream: LinkStream, data: bytes, limit_bytes: int) -> ExecResult:
+        async def feed() -> None:
+            try:
+                await stream.send(data)
+                await stream.send_eof()
+            except CaveGone:
+                return  # the program ended without reading everything
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(feed)
+            result = await _capture(stream, limit_bytes)
+            tasks.cancel_scope.cancel()
+        return result
+
+    @asynccontextmanager
+    async def process(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+        pty: tuple[int, int] | None = None,
+        devtools: bool = False,
+    ) -> AsyncIterator[Process]:
+        """Start a program with open input; leaving the block ends it and all it started.
+
+        ``pty`` is a terminal's (rows, columns). ``devtools`` gives it a DevTools pipe: what is sent arrives
+        on descriptor 3, what it writes to descriptor 4 is received as channel 4.
+        """
+        head = _program(command, env, cwd) | {
+            "stdin": "open",
+            "timeout_s": timeout_s,
+            "pipes": devtools,
+        }
+        if pty is not None:
+            head["pty"] = list(pty)
+        async with await self._stream("exec", head) as stream:
+            yield Process(stream)
+
+    async def call(
+        self, op: str, head: Mapping[str, Any] | None = None, body: bytes = b""
+    ) -> tuple[dict[str, Any], bytes]:
+        """One operation of the warden: ``(head, body)``. The operations are listed in warden/program.py."""
+        link = await self._link()
+        return await link.call(op, head, body)
+
+    async def records(
+        self, op: str, head: Mapping[str, Any], *, limit_bytes: int = MAX_CAPTURE
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """An operation that answers JSON lines: ``(records, closing head)``."""
+        link = await self._link()
+        answer, data = await link.collect(op, head, limit_bytes=limit_bytes)
+        return [json.loads(line) for line in data.splitlines() if line], answer
+
+    # --- files -----------------------------------------------------------------------------------
+
+    async def read(self, path: str, *, offset: int = 0, count: int | None = None) -> FileContent:
+        """Read a file, or ``count`` bytes from ``offset``. At most 64 MiB at once; larger raises too_large."""
+        link = await self._link()
+        head: dict[str, Any] = {"path": path, "offset": offset}
+        if count is not None:
+            head["count"] = count
+        answer, data = await link.collect("read", head, limit_bytes=MAX_CAPTURE)
+        return FileContent(
+            path=answer["path"],
+            data=data,
+            size=int(answer["size"]),
+            mode=int(answer["mode"]),
+            mtime=float(answer["mtime"]),
+            version=str(answer["version"]),
+        )
+
+    async def write(
+        self,
+        path: str,
+        data: bytes | str,
+        *,
+        mode: Literal["create", "overwrite", "append"] = "overwrite",
+        parents: bool = False,
+        permissions: int | None = None,
+        version: str | None = None,
+    ) -> dict[str, Any]:
+        """Write a file atomically: its old content or the new one, never a part.
+
+        With ``version`` (from read) the write raises Conflict ``file_changed`` when the file is another one
+        by now; the empty string means: must not exist. Answers ``{path, created, written, size, version}``.
+        """
+        raw = data.encode() if isinstance(data, str) else data
+        head = {
+            "path": path,
+            "mode": mode,
+            "parents": parents,
+            "permissions": permissions,
+            "version": version,
+        }
+        if len(raw) <= ONE_FRAME:
+            answer, _ = await self.call("write", head, raw)
+            return answer
+        async with await self._stream("write", {**head, "more": True}) as stream:
+            try:
+                await stream.send(raw)
+                await stream.send_eof()
+            except CaveGone:
+                pass  # the answer says why the warden stopped taking it
+            answer, _ = await stream.answer()
+            return answer
+
+    # --- ports -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def dial(
+        self, port: int | None = None, *, path: str | None = None
+    ) -> AsyncIterator[ByteStream]:
+        """Connect to a TCP port on the cave's loopback, or to a unix socket in it."""
+        head: dict[str, Any] = {"path": path} if path is not None else {"port": port}
+        async with await self._stream("dial", head) as stream:
+            await stream.note()
+            yield _Dialled(stream)
+
+    # --- the cave itself -------------------------------------------------------------------------
+
+    async def refresh(self) -> CaveInfo:
+        """Ask the backend what is there now."""
+        self.info = await self._backend.get(self.id)
+        return self.info
+
+    async def start(self) -> CaveInfo:
+        self.info = await self._ghost.start(self.id)
+        return self.info
+
+    async def stop(self, *, pause: bool = False) -> CaveInfo:
+        await self._ghost.drop_link(self.id)
+        self.info = await self._backend.stop(self.id, pause=pause)
+        return self.info
+
+    async def destroy(self) -> None:
+        await self._ghost.destroy(self.id)
+
+    async def usage(self) -> Usage:
+        return await self._backend.usage(self.id)
+
+    def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
+        return self._backend.logs(self.id, follow=follow)
+
+    async def _link(self) -> Link:
+        return await self._ghost.link(self.id)
+
+    async def _stream(self, op: str, head: Mapping[str, Any], body: bytes = b"") -> Any:
+        link = await self._link()
+        return link.stream(op, head, body)
+
+
+class _Dialled(ByteStream):
+    """A dialled port as an anyio byte stream."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        if not self._rest:
+            try:
+                self._rest = await self._stream.receive_or_eof()
+            except CaveGone as exc:
+                raise anyio.BrokenResourceError from exc
+            if not self._rest:
+                raise anyio.EndOfStream
+        piece, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+        return piece
+
+    async def send(self, item: bytes) -> None:
+        try:
+            await self._stream.send(item)
+        except CaveGone as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.reset()
+
+
+def _program(
+    command: str | Sequence[str], env: Mapping[str, str] | None, cwd: str | None
+) -> dict[str, Any]:
+    if not command:
+        raise InvalidArgument("the command is empty")
+    what: dict[str, Any] = (
+        {"line": command} if isinstance(command, str) else {"argv": list(command)}
+    )
+    return what | {"env": dict(env or {}), "cwd": cwd}
+
+
+async def _capture(stream: LinkStream, limit_bytes: int) -> ExecResult:
+    pieces: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+    size = 0
+    while (piece := await stream.receive()) is not None:
+        size += len(piece[1])
+        if size > limit_bytes:
+            raise LimitExceeded(
+                f"the program wrote more than {limit_bytes} bytes",
+                hint="Send its output to a file in the cave.",
+                code="too_large",
+            )
+        pieces.setdefault(piece[0], []).append(piece[1])
+    answer, _ = await stream.answer()
+    return ExecResult(
+        exit_code=int(answer["exit_code"]),
+        stdout_bytes=b"".join(pieces[STDOUT]),
+        stderr_bytes=b"".join(pieces[STDERR]),
+        duration_s=float(answer["duration_s"]),
+        timed_out=bool(answer["timed_out"]),
+    )

@@ -1,0 +1,256 @@
+# A cave is what its CaveSpec says. Only this file knows which values are allowed.
+"""Frozen values that describe a cave: what is asked for (CaveSpec) and what is there (CaveInfo)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.lifecycle import State
+
+__all__ = [
+    "Assurance",
+    "CaveInfo",
+    "CaveSpec",
+    "Limits",
+    "NetworkPolicy",
+    "Usage",
+    "parse_size",
+    "parse_span",
+]
+
+MIB = 1 << 20
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
+_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not least <= value < 1 << 62
+    ):
+        raise InvalidArgument(f"{name} must be a number of at least {least:g}, not {value!r}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``512``, ``512k``, ``2g``, ``1.5GiB``. Raises InvalidArgument."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise InvalidArgument(f"not a size: {text!r}", hint="Write it like 512m, 2g or 1.5GiB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_span(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``10m``, ``2h``, ``1d``. Raises InvalidArgument."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
+    if match is None:
+        raise InvalidArgument(f"not a time span: {text!r}", hint="Write it like 90s, 10m or 2h.")
+    return float(match[1]) * _SPANS[match[2]]
+
+
+def check_name(name: str) -> str:
+    """The name, when it can be a host name's label. Raises InvalidArgument."""
+    if not NAME.match(name):
+        raise InvalidArgument(
+            f"not a cave name: {name[:64]!r}",
+            hint="Use 1 to 40 of a-z, 0-9 and -, starting and ending with a letter or digit.",
+        )
+    return name
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    for key, value in env.items():
+        if not _ENV_NAME.match(key):
+            raise InvalidArgument(f"not an environment variable's name: {key[:64]!r}")
+        if not isinstance(value, str) or "\0" in value or len(value) > 128 << 10:
+            raise InvalidArgument(f"bad value for environment variable {key}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a cave may use. ``None`` means no limit of its own; CaveInfo.assurance says what is enforced."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = 2048 * MIB
+    pids: int | None = 1024
+    disk_bytes: int | None = None
+    tmp_bytes: int = 512 * MIB
+
+    def __post_init__(self) -> None:
+        _at_least("cpus", self.cpus, 0.01)
+        _at_least("memory_bytes", self.memory_bytes, 32 * MIB)
+        _at_least("pids", self.pids, 16)
+        _at_least("disk_bytes", self.disk_bytes, 8 * MIB)
+        _at_least("tmp_bytes", self.tmp_bytes, MIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPolicy:
+    """``none``: no network. ``allow``: only the listed names. ``open``: the internet, never the host."""
+
+    mode: Literal["none", "allow", "open"] = "none"
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("none", "allow", "open"):
+            raise InvalidArgument(
+                f"unknown network mode: {self.mode!r}", hint="Use none, allow or open."
+            )
+        if self.allow and self.mode != "allow":
+            raise InvalidArgument("names to allow need the network mode 'allow'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaveSpec:
+    """What a caller asks for.
+
+    ``id`` makes creating idempotent. ``image`` is a root tree (local) or an image reference; ``None`` is the
+    backend's default. ``timeout_s`` counts from the start, ``idle_timeout_s`` from the last call; ``None`` is
+    no limit. An ``ephemeral`` cave ends with the process that made it. ``secrets`` are names, never values.
+    ``workspace`` is a host folder mounted at /workspace instead of the cave's own; ``mounts`` are further
+    host folders or files, read-only, by their path in the cave.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    name: str = ""
+    backend: str = ""
+    image: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    network: NetworkPolicy = NetworkPolicy()
+    workspace: str | None = None
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
+    ephemeral: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{16}", self.id):
+            raise InvalidArgument(f"not a cave id: {self.id!r}")
+        if not self.name:
+            object.__setattr__(self, "name", f"cave-{self.id[:6]}")
+        check_name(self.name)
+        _check_env(self.env)
+        for secret in self.secrets:
+            if not _ENV_NAME.match(secret):
+                raise InvalidArgument(
+                    f"not a secret name: {secret!r}", hint="Use letters, digits and _."
+                )
+        for key, value in self.labels.items():
+            if not _LABEL.match(key) or len(value) > 256 or not value.isprintable():
+                raise InvalidArgument(f"bad label: {key!r}")
+        for path, source in self.mounts.items():
+            if (
+                not (path.startswith("/") and source.startswith("/"))
+                or ".." in path.split("/")
+                or "\0" in path + source
+            ):
+                raise InvalidArgument(f"bad mount: {path[:200]}", hint="Both paths are absolute.")
+        _at_least("timeout_s", self.timeout_s, 0.1)
+        _at_least("idle_timeout_s", self.idle_timeout_s, 0.1)
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some values changed and everything checked again."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; the inverse of from_dict."""
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out.update(
+            env=dict(self.env),
+            labels=dict(self.labels),
+            mounts=dict(self.mounts),
+            secrets=list(self.secrets),
+        )
+        out.update(limits=asdict(self.limits), network=asdict(self.network))
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a spec from JSON. Raises InvalidArgument for unknown keys and bad values."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise InvalidArgument(
+                f"unknown cave setting: {unknown[0]}", hint=f"Known: {', '.join(sorted(known))}."
+            )
+        values = dict(data)
+        try:
+            if isinstance(values.get("limits"), Mapping):
+                values["limits"] = Limits(**values["limits"])
+            if isinstance(values.get("network"), Mapping):
+                policy = dict(values["network"])
+                values["network"] = NetworkPolicy(
+                    mode=policy.pop("mode", "none"), allow=tuple(policy.pop("allow", ()))
+                )
+            if "secrets" in values:
+                values["secrets"] = tuple(values["secrets"])
+            return cls(**values)
+        except TypeError as exc:
+            raise InvalidArgument(f"bad cave settings: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assurance:
+    """One line of truth: is this boundary enforced, and by what (or why not)."""
+
+    enforced: bool
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a cave uses now. ``None``: the backend cannot tell."""
+
+    memory_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    cpu_s: float | None = None
+    pids: int | None = None
+    disk_bytes: int | None = None
+    oom_kills: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaveInfo:
+    """What is there. Times are seconds since the epoch."""
+
+    spec: CaveSpec
+    state: State
+    created_at: float
+    deadline_at: float | None
+    assurance: Mapping[str, Assurance]
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def backend(self) -> str:
+        return self.spec.backend
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, for every adapter."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "backend": self.backend,
+            "state": self.state.value,
+            "created_at": self.created_at,
+            "deadline_at": self.deadline_at,
+            "spec": self.spec.as_dict(),
+            "assurance": {name: asdict(line) for name, line in self.assurance.items()},
+        }

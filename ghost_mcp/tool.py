@@ -1,0 +1,202 @@
+# A tool is a typed function and its declaration. Importing a module of tools registers nothing anywhere.
+"""The seam between what an agent calls and what a cave does.
+
+A handler is ``async def name(call: Call, *, argument: Annotated[type, Field(description=...)]) -> Reply``.
+Its docstring is the description a model reads. Adapters (MCP, REST, CLI) call :func:`invoke`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+
+from ghost_mcp.cave import Cave
+from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.reply import Reply
+
+__all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "tool"]
+
+Effect = Literal["read", "write", "destroy"]
+CAVE_ARGUMENT = {"type": "string", "description": "Cave to act in; default: your own."}
+_T = TypeVar("_T")
+
+
+class Progress(Protocol):
+    async def __call__(
+        self, done: float, total: float | None = None, message: str | None = None
+    ) -> None: ...
+
+
+async def _silent(done: float, total: float | None = None, message: str | None = None) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a handler is given besides its arguments: the cave, and a way to report progress.
+
+    ``keep`` holds what a server wants to have again at the next call in the same cave (a browser); the
+    hub closes it, with ``aclose()``, when the cave or the hub ends.
+    """
+
+    cave: Cave
+    progress: Progress = _silent
+    keep: Keep = field(default_factory=lambda: Keep())
+
+
+class Keep:
+    """Resources of one cave by name, each made once and closed in reverse order."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def get(self, name: str, make: Callable[[], _T]) -> _T:
+        """The resource of that name, made by ``make()`` on first use."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: _T = self._made[name]
+        return made
+
+    async def aclose(self) -> None:
+        while self._made:
+            _, made = self._made.popitem()
+            await made.aclose()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """One tool. ``effect``: ``read`` changes nothing, ``write`` may change something, ``destroy`` may lose it."""
+
+    name: str
+    title: str
+    description: str
+    effect: Effect
+    idempotent: bool
+    open_world: bool
+    handler: Callable[..., Awaitable[Reply]]
+    result: type[Any]
+
+    @cached_property
+    def arguments(self) -> type[BaseModel]:
+        """The model of the arguments; unknown ones are refused."""
+        hints = get_type_hints(self.handler, include_extras=True)
+        fields: dict[str, Any] = {}
+        for parameter in list(inspect.signature(self.handler).parameters.values())[1:]:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+        return create_model(
+            f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **fields
+        )
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema of the arguments, the optional ``cave`` included."""
+        schema = compact(self.arguments.model_json_schema())
+        schema.setdefault("properties", {})["cave"] = CAVE_ARGUMENT
+        return schema
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON Schema of the structured result."""
+        return compact(TypeAdapter(self.result).json_schema())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolset:
+    """One MCP server: its name, what a model is told about it, its tools in the order they are listed."""
+
+    name: str
+    instructions: str
+    tools: tuple[Tool, ...]
+
+
+def tool(
+    *,
+    title: str,
+    effect: Effect,
+    result: type[Any],
+    idempotent: bool = False,
+    open_world: bool = False,
+) -> Callable[[Callable[..., Awaitable[Reply]]], Tool]:
+    """Declare a handler as a tool of its function's name. ``result`` is a TypedDict: the structured answer."""
+
+    def declare(handler: Callable[..., Awaitable[Reply]]) -> Tool:
+        return Tool(
+            name=handler.__name__.rstrip("_"),
+            title=title,
+            description=inspect.cleandoc(handler.__doc__ or ""),
+            effect=effect,
+            idempotent=idempotent or effect == "read",
+            open_world=open_world,
+            handler=handler,
+            result=result,
+        )
+
+    return declare
+
+
+async def invoke(declared: Tool, call: Call, arguments: Mapping[str, Any]) -> Reply:
+    """Check the arguments and run the handler. Raises InvalidArgument with a message a model can act on."""
+    try:
+        checked = declared.arguments.model_validate(dict(arguments))
+    except ValidationError as exc:
+        raise InvalidArgument(_explain(declared, exc), hint="") from None
+    return await declared.handler(
+        call, **{name: getattr(checked, name) for name in type(checked).model_fields}
+    )
+
+
+def _explain(declared: Tool, error: ValidationError) -> str:
+    """Short lines, without the values: ``path: required``, ``unknown argument 'x' (known: ...)``."""
+    known = ", ".join([*declared.arguments.model_fields, "cave"])
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False)[:5]:
+        where = ".".join(
+            str(part)
+            for part in problem["loc"]
+            if not str(part).startswith(("function-", "list[", "str", "dict["))
+        )
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown argument {where[:64]!r} (known: {known})")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: required")
+        else:
+            lines.append(f"{where[:64]}: {problem['msg'][:200]}")
+    return f"{declared.name}: " + "; ".join(dict.fromkeys(lines))
+
+
+def compact(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without what a model does not need: titles, ``null`` alternatives of optional values, $defs."""
+    definitions = schema.pop("$defs", {})
+    shrunk = _shrink(schema, definitions)
+    assert isinstance(shrunk, dict)
+    return shrunk
+
+
+def _shrink(node: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_shrink(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        return _shrink({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions)
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key == "default" and value is None:
+            continue
+        if key == "properties":
+            out[key] = {name: _shrink(part, definitions) for name, part in value.items()}
+        elif key == "anyOf":
+            kept = [_shrink(part, definitions) for part in value if part != {"type": "null"}]
+            out.update(kept[0] if len(kept) == 1 else {"anyOf": kept})
+        else:
+            out[key] = _shrink(value, definitions)
+    return out

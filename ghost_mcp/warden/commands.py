@@ -1,0 +1,461 @@
+"""Commands: running programs with their output, which outlive the call and the hub that started them."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from . import processes
+from .program import RUN, WardenError
+from .streams import Feeder, Source, Spool, ToStream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .program import Stream, Timer, Warden
+
+MAX_FINISHED = 64
+MAX_KEPT = 128 << 20
+MAX_PENDING_INPUT = 1 << 20
+MAX_EXCERPT = 1 << 16
+STDOUT, STDERR = 1, 2
+
+
+class Command:
+    """One command, running or finished. Its output goes to spools (kept) or to the stream that started it."""
+
+    def __init__(self, warden: Warden, text: str, *, session: str = "") -> None:
+        registry = _registry(warden)
+        registry.count += 1
+        self.id = f"c{registry.count}"
+        self.warden = warden
+        self.text = text
+        self.session = session
+        self.started = monotonic()
+        self.ended: float | None = None
+        self.exit_code: int | None = None
+        self.timed_out = False
+        self.note = ""
+        self.cwd = ""
+        self.pid = 0
+        self.spools: dict[int, Spool] = {}
+        self.sources: list[Source] = []
+        self.feeder: Feeder | None = None
+        self.terminal = -1
+        self.waiters: list[Callable[[], None]] = []
+        self.end_tree: Callable[[], None] = lambda: processes.kill_tree(self.pid, self.id)
+        self.signal_tree: Callable[[int], int] = lambda n: processes.signal_tree(
+            self.pid, self.id, n
+        )
+        self._unsettled = 0
+        self._code: int | None = None
+        self._timer: Timer | None = None
+        registry.commands[self.id] = self
+        registry.trim()
+
+    @property
+    def running(self) -> bool:
+        return self.ended is None
+
+    def keep(self, channel: int) -> Spool:
+        """A spool for one channel."""
+        spool = self.spools[channel] = Spool(f"{_registry(self.warden).folder}/{self.id}.{channel}")
+        return spool
+
+    def take(self, fd: int, sink: Any) -> None:
+        """Read ``fd`` into ``sink`` until it ends."""
+        self._unsettled += 1
+        self.sources.append(Source(self.warden, fd, sink, self._settled))
+
+    def limit(self, timeout_s: float | None) -> None:
+        """End the whole tree after so long."""
+        if timeout_s is not None:
+            self._timer = self.warden.after(timeout_s, self._overdue)
+
+    def _overdue(self) -> None:
+        self.timed_out = True
+        self.kill()
+
+    def kill(self) -> None:
+        """End the tree now; the command finishes when its process is reaped."""
+        if self.running:
+            self.end_tree()
+
+    def exited(self, code: int) -> None:
+        """The process has ended: finished as soon as what it wrote is read."""
+        self._code = code
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.feeder is not None:
+            self.feeder.close()
+        for source in list(self.sources):
+            source.settle()
+        self._check()
+
+    def _settled(self) -> None:
+        self._unsettled -= 1
+        self._check()
+
+    def _check(self) -> None:
+        if self._code is None or self._unsettled > 0 or not self.running:
+            return
+        self.exit_code, self.ended = self._code, monotonic()
+        self.warden.log(f"{self.id} exit {self.exit_code} after {self.ended - self.started:.3f}s")
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter()
+
+    def resume(self) -> None:
+        for source in list(self.sources):
+            source.resume()
+
+    def status(self) -> dict[str, Any]:
+        now = monotonic()
+        head: dict[str, Any] = {
+            "id": self.id,
+            "running": self.running,
+            "exit_code": self.exit_code,
+            "timed_out": self.timed_out,
+            "duration_s": round((self.ended or now) - self.started, 6),
+        }
+        for key in ("session", "note", "cwd"):
+            if getattr(self, key):
+                head[key] = getattr(self, key)
+        return head
+
+    def report(self, since: dict[str, int], excerpt: int) -> tuple[dict[str, Any], bytes]:
+        """Status, and for each kept channel its head and tail from ``since`` on, at most ``excerpt`` bytes."""
+        head = self.status()
+        pieces: list[bytes] = []
+        head["output"] = {}
+        for channel, spool in self.spools.items():
+            start = min(max(0, since.get(str(channel), 0)), spool.size)
+            if spool.size - start <= excerpt:
+                first, second = spool.read(start, excerpt)[1], b""
+            else:
+                first = spool.read(start, excerpt // 2)[1]
+                second = spool.read(spool.size - excerpt // 2, excerpt // 2)[1]
+            pieces += [first, second]
+            head["output"][str(channel)] = {
+                "size": spool.size,
+                "from": start,
+                "head": len(first),
+                "tail": len(second),
+                "gap": list(spool.gap) if spool.gap[0] < spool.gap[1] else None,
+                "lost": spool.lost,
+            }
+        return head, b"".join(pieces)
+
+    def forget(self) -> None:
+        for source in self.sources:
+            source.close()
+        for spool in self.spools.values():
+            spool.remove()
+
+
+class _Registry:
+    """The commands of this cave, newest last."""
+
+    def __init__(self) -> None:
+        self.commands: dict[str, Command] = {}
+        self.count = 0
+        self.folder = f"{RUN}/out"
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+
+    def trim(self) -> None:
+        """Forget the oldest finished commands, beyond their number or their bytes on disk."""
+        finished = [c for c in self.commands.values() if not c.running]
+        kept = sum(s.kept_bytes for c in finished for s in c.spools.values())
+        for command in finished:
+            if len(finished) <= MAX_FINISHED and kept <= MAX_KEPT:
+                return
+            finished = finished[1:]
+            kept -= sum(s.kept_bytes for s in command.spools.values())
+            command.forget()
+            del self.commands[command.id]
+
+    def get(self, name: Any) -> Command:
+        command = self.commands.get(str(name))
+        if command is None:
+            near = ", ".join(list(self.commands)[-5:]) or "none yet"
+            raise WardenError(
+                "command_not_found", f"no such command: {str(name)[:64]}", f"Newest: {near}."
+            )
+        return command
+
+
+_registries: dict[int, _Registry] = {}
+
+
+def _registry(warden: Warden) -> _Registry:
+    found = _registries.get(id(warden))
+    if found is None:
+        found = _registries[id(warden)] = _Registry()
+    return found
+
+
+def environment(warden: Warden, extra: dict[str, str], mark: str) -> dict[str, str]:
+    """What a program of this cave sees."""
+    return {**os.environ, **warden.env, **extra, processes.MARK: mark}
+
+
+def folder(path: Any) -> str:
+    """A working directory that exists. Raises file_not_found or not_a_directory."""
+    path = os.path.join("/workspace", str(path or ""))
+    if not os.path.isdir(path):
+        if not path.startswith("/workspace"):
+            raise WardenError("file_not_found", f"no such folder: {path[:500]}")
+        if path.rstrip("/") == "/workspace":  # an image without one
+            return "/"
+        raise WardenError(
+            "file_not_found", f"no such folder: {path[:500]}", "Make it first, or leave cwd out."
+        )
+    return path
+
+
+def start(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """Run a program.
+
+    ``{argv | line, cwd, env, timeout_s, pty: [rows, cols], pipes: bool, stdin: none|data|open,
+    keep: bool, wait_s, excerpt, session}``. Without ``keep`` output flows as DATA on channel 1 and 2 (a
+    terminal: only 1), input as channel 0, and CLOSE carries the exit; a reset ends the tree. With ``keep``
+    output is spooled, and CLOSE comes at the exit or after ``wait_s``, with the command still running.
+    """
+    if head.get("session"):
+        from . import sessions
+
+        command = sessions.run(stream.peer.warden, head, body)
+    else:
+        command = _launch(stream, head, body)
+    if head.get("keep"):
+        _await(stream, command, head, kill_on_reset=True)
+
+
+def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
+    warden = stream.peer.warden
+    env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
+    cwd = folder(head.get("cwd"))
+    line, argv = head.get("line"), [str(a) for a in head.get("argv") or ()]
+    seen = environment(warden, env, "")
+    if line is not None:
+        program = processes.find_shell(seen)
+        argv = [program, "-c", str(line)]
+    elif argv:
+        program = processes.find_program(argv[0], seen, cwd)
+    else:
+        raise WardenError("invalid_argument", "nothing to run")
+    if any("\0" in a for a in argv):
+        raise WardenError("invalid_argument", "a NUL byte in the command")
+    command = Command(warden, str(line) if line is not None else " ".join(argv))
+    seen[processes.MARK] = command.id
+    warden.log(f"{command.id} start {command.text[:200]}")
+    opened = _Wiring(command, stream, head)
+    try:
+        command.pid = processes.spawn(program, argv, seen, cwd, opened.child, tty=opened.tty)
+    except OSError:
+        opened.abandon()
+        del _registry(warden).commands[command.id]
+        raise
+    warden.on_exit(command.pid, lambda status: command.exited(processes.exit_code(status)))
+    opened.connect()
+    command.limit(head.get("timeout_s"))
+    if command.feeder is not None and body:
+        command.feeder.put(body)
+    if command.feeder is not None and head.get("stdin") == "data":
+        command.feeder.end()
+    if not head.get("keep"):
+        _attach(stream, command)
+    return command
+
+
+class _Wiring:
+    """The descriptors of one command: the child's ends, and where ours lead."""
+
+    def __init__(self, command: Command, stream: Stream, head: dict[str, Any]) -> None:
+        self.child: dict[int, int] = {}
+        self.tty = bool(head.get("pty"))
+        self._command, self._stream, self._keep = command, stream, bool(head.get("keep"))
+        self._ours: list[tuple[int, int]] = []  # (channel, our end)
+        self._input = -1
+        if self.tty:
+            self._terminal(head["pty"])
+        else:
+            self._pipes(head)
+
+    def _terminal(self, size: list[int]) -> None:
+        master, slave = os.openpty()
+        resize(master, size)
+        self.child = {0: slave, 1: slave, 2: slave}
+        self._ours = [(STDOUT, master)]
+        self._input = os.dup(master)
+        self._command.terminal = os.dup(master)
+
+    def _pipes(self, head: dict[str, Any]) -> None:
+        devtools = bool(
+            head.get("pipes")
+        )  # the program reads commands on descriptor 3, answers on 4
+        self.child[0] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        if devtools or head.get("stdin", "none") != "none":
+            target = 3 if devtools else 0
+            if target in self.child:
+                os.close(self.child[target])
+            self.child[target], self._input = os.pipe()
+        for channel in (STDOUT, STDERR, 4) if devtools else (STDOUT, STDERR):
+            ours, self.child[channel] = os.pipe()
+            self._ours.append((channel, ours))
+
+    def connect(self) -> None:
+        for fd in set(self.child.values()):
+            os.close(fd)
+        command, stream = self._command, self._stream
+        for channel, fd in self._ours:
+            command.take(fd, command.keep(channel) if self._keep else ToStream(stream, channel))
+        if self._input >= 0:
+            command.feeder = Feeder(
+                command.warden, self._input, lambda n: None if self._keep else stream.consumed(n)
+            )
+
+    def abandon(self) -> None:
+        for fd in {
+            *self.child.values(),
+            *(fd for _, fd in self._ours),
+            self._input,
+            self._command.terminal,
+        }:
+            if fd >= 0:
+                os.close(fd)
+
+
+def resize(master: int, size: list[int]) -> None:
+    import fcntl
+    import struct
+
+    rows, columns = (max(1, min(int(n), 1000)) for n in size[:2])
+    fcntl.ioctl(master, 0x5414, struct.pack("HHHH", rows, columns, 0, 0))  # TIOCSWINSZ
+
+
+def _attach(stream: Stream, command: Command) -> None:
+    """Let a stream carry a running command: its input, its signals, its end."""
+
+    def on_data(channel: int, data: bytes) -> int:
+        if command.feeder is None:
+            return len(data)
+        command.feeder.put(data)
+        return 0
+
+    def on_eof(channel: int) -> None:
+        if command.terminal >= 0 and command.feeder is not None:
+            command.feeder.put(b"\x04")
+        elif command.feeder is not None:
+            command.feeder.end()
+
+    def on_note(head: dict[str, Any], body: bytes) -> None:
+        if "signal" in head:
+            command.signal_tree(int(head["signal"]))
+        if "resize" in head and command.terminal >= 0:
+            resize(command.terminal, head["resize"])
+
+    stream.on_data, stream.on_eof, stream.on_note = on_data, on_eof, on_note
+    stream.on_credit = command.resume
+    stream.on_reset = lambda: (command.kill(), command.resume())[0]
+    command.waiters.append(lambda: stream.close(command.status()))
+
+
+def _await(stream: Stream, command: Command, head: dict[str, Any], *, kill_on_reset: bool) -> None:
+    """Answer when the command has finished or ``wait_s`` is over."""
+    since = {str(k): int(v) for k, v in (head.get("since") or {}).items()}
+    excerpt = max(0, min(int(head.get("excerpt", 4096)), MAX_EXCERPT))
+    timer: list[Timer] = []
+
+    def answer() -> None:
+        for pending in timer:
+            pending.cancel()
+        if answer in command.waiters:
+            command.waiters.remove(answer)
+        status, body = command.report(since, excerpt)
+        stream.close(status, body)
+
+    def on_reset() -> None:
+        for pending in timer:
+            pending.cancel()
+        if answer in command.waiters:
+            command.waiters.remove(answer)
+        if kill_on_reset:
+            command.kill()
+
+    if not command.running:
+        answer()
+        return
+    stream.on_reset = on_reset
+    command.waiters.append(answer)
+    wait_s = head.get("wait_s")
+    if wait_s is not None:
+        timer.append(command.warden.after(max(0.0, float(wait_s)), answer))
+
+
+def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{id, action: wait|input|signal|resize, signal, eof, size, wait_s, since, excerpt}``."""
+    command = _registry(stream.peer.warden).get(head.get("id"))
+    action = head.get("action")
+    if action == "wait":
+        _await(stream, command, head, kill_on_reset=False)
+        return
+    if action == "input":
+        _feed(command, body, eof=bool(head.get("eof")))
+    elif action == "signal":
+        number = int(head.get("signal", 15))
+        if not 0 < number < 65:
+            raise WardenError("invalid_argument", f"not a signal: {number}")
+        if command.running:
+            command.kill() if number == 9 else command.signal_tree(number)
+        else:
+            processes.kill_tree(0, command.id) if number == 9 else processes.signal_tree(
+                0, command.id, number
+            )
+    elif action == "resize" and command.terminal >= 0:
+        resize(command.terminal, head["size"])
+    else:
+        raise WardenError("invalid_argument", f"cannot {str(action)[:64]} this command")
+    stream.close(command.status())
+
+
+def _feed(command: Command, data: bytes, *, eof: bool) -> None:
+    if not command.running:
+        raise WardenError("conflict", f"command {command.id} has finished")
+    if command.feeder is None:
+        raise WardenError(
+            "conflict", f"command {command.id} takes no input", "Start it with its input open."
+        )
+    if command.feeder.pending + len(data) > MAX_PENDING_INPUT:
+        raise WardenError("limit_exceeded", "the command does not read its input")
+    command.feeder.put(data)
+    if eof:
+        command.feeder.put(b"\x04") if command.terminal >= 0 else command.feeder.end()
+
+
+def listing(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """All commands this cave remembers, oldest first."""
+    commands = _registry(stream.peer.warden).commands.values()
+    stream.close({"commands": [{**c.status(), "text": c.text[:200]} for c in commands]})
+
+
+def output(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{id, channel, offset, count}``: a range of a kept output; the body is the bytes."""
+    command = _registry(stream.peer.warden).get(head.get("id"))
+    spool = command.spools.get(int(head.get("channel", STDOUT)))
+    if spool is None:
+        raise WardenError("invalid_argument", f"command {command.id} keeps no such output")
+    count = max(0, min(int(head.get("count", MAX_EXCERPT)), 3 << 16))
+    start, data = spool.read(max(0, int(head.get("offset", 0))), count)
+    gap = list(spool.gap) if spool.gap[0] < spool.gap[1] else None
+    stream.close(
+        {
+            "offset": start,
+            "size": spool.size,
+            "gap": gap,
+            "running": command.running,
+            "lost": spool.lost,
+        },
+        data,
+    )

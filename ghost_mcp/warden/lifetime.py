@@ -1,0 +1,81 @@
+"""Operations on the cave itself: what its maker configures, and what it uses."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .program import Stream
+
+_RLIMITS = {
+    "nproc": 6,
+    "nofile": 7,
+    "fsize": 1,
+    "core": 4,
+}  # resource numbers of Linux's generic ABI
+
+
+def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{env, secrets, deadline_s, idle_s, lonely_s, release, rlimits}``: sets what is given.
+
+    ``secrets`` maps a name to its value in Latin-1 (bytes kept exactly); they stay in this process and in
+    the environment of the programs it starts.
+    """
+    warden = stream.peer.warden
+    warden.env.update(head.get("env", {}))
+    for name, value in head.get("secrets", {}).items():
+        warden.env[name] = os.fsdecode(value.encode("latin-1"))
+    if head.get("rlimits"):
+        _limit(head["rlimits"])
+    if head.get("release"):
+        warden.release()
+    warden.set_lifetime(
+        deadline_s=head.get("deadline_s"), idle_s=head.get("idle_s"), lonely_s=head.get("lonely_s")
+    )
+    stream.close({})
+
+
+def _limit(limits: dict[str, int]) -> None:
+    import resource
+
+    for name, value in limits.items():
+        hard = resource.getrlimit(_RLIMITS[name])[1]
+        value = value if hard < 0 else min(value, hard)
+        resource.setrlimit(_RLIMITS[name], (value, value))
+
+
+def stats(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """Processes, resident memory and uptime as seen inside; the disk use of the cave's own folders."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    pids = rss = 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/statm", "rb") as file:
+                    rss += int(file.read().split()[1]) * page
+            except (OSError, IndexError):
+                continue
+            pids += 1
+    disks = {}
+    for path in ("/workspace", "/tmp"):
+        if os.path.isdir(path):
+            info = os.statvfs(path)
+            disks[path] = {
+                "size": info.f_frsize * info.f_blocks,
+                "free": info.f_frsize * info.f_bavail,
+            }
+    warden = stream.peer.warden
+    left = None if warden.deadline is None else max(0.0, warden.deadline - monotonic())
+    stream.close(
+        {
+            "pids": pids,
+            "rss_bytes": rss,
+            "uptime_s": monotonic() - warden.boot,
+            "left_s": left,
+            "disks": disks,
+        }
+    )

@@ -1,0 +1,158 @@
+"""Ports in the cave: connecting to one (dial), and offering one whose connections go to the hub (listen)."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+
+from .program import READ, WRITE, WardenError
+from .streams import Feeder, Source, ToStream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .program import Stream
+
+CONNECT_S = 10.0
+
+
+def dial(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{port, host} | {path}``: a NOTE says it is connected, then DATA flows both ways until both have ended."""
+    sock, address = _target(head)
+    sock.setblocking(False)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        _when_connected(stream, sock)
+        return
+    except OSError:
+        sock.close()
+        raise
+    _join(stream, sock)
+
+
+def _target(head: dict[str, Any]) -> tuple[_socket.socket, Any]:
+    if head.get("path"):
+        return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), str(head["path"])
+    port, host = int(head.get("port", 0)), str(head.get("host") or "127.0.0.1")
+    if not 0 < port < 65536:
+        raise WardenError("invalid_argument", f"not a port: {port}")
+    family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    return sock, (host, port)
+
+
+def _when_connected(stream: Stream, sock: _socket.socket) -> None:
+    warden = stream.peer.warden
+
+    def settle(error: int) -> None:
+        timer.cancel()
+        warden.unwatch(sock.fileno())
+        if error:
+            sock.close()
+            stream.fail(OSError(error, os.strerror(error)))
+        else:
+            _join(stream, sock)
+
+    timer = warden.after(CONNECT_S, lambda: settle(errno.ETIMEDOUT))
+    stream.on_reset = lambda: settle(errno.ECONNABORTED)
+    warden.watch(
+        sock.fileno(),
+        WRITE,
+        lambda events: settle(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)),
+    )
+
+
+def _join(stream: Stream, sock: _socket.socket) -> None:
+    if stream.open:
+        stream.note({"connected": True})
+        _Tie(stream, sock)
+    else:
+        sock.close()
+
+
+class _Tie:
+    """A connected socket and a stream: each direction ends by itself, the stream when both have."""
+
+    def __init__(self, stream: Stream, sock: _socket.socket) -> None:
+        warden = stream.peer.warden
+        self.stream, self.sock = stream, sock
+        self.ways = 2
+        # One descriptor a direction: the loop watches each for one thing.
+        self.feeder = Feeder(warden, os.dup(sock.fileno()), stream.consumed, self._sent_all)
+        self.source = Source(warden, os.dup(sock.fileno()), ToStream(stream, 0), self._received_all)
+        stream.on_data, stream.on_credit = self._feed, self.source.resume
+        stream.on_eof = lambda channel: self.feeder.end()
+        stream.on_reset = self._reset
+
+    def _feed(self, channel: int, data: bytes) -> int:
+        self.feeder.put(data)
+        return 0
+
+    def _sent_all(self) -> None:
+        try:
+            self.sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            pass  # the other side closed first
+        self._ended()
+
+    def _received_all(self) -> None:
+        if self.stream.open:
+            self.stream.eof()
+        self._ended()
+
+    def _ended(self) -> None:
+        self.ways -= 1
+        if self.ways == 0:
+            self.sock.close()
+            self._finish()
+
+    def _finish(self) -> None:
+        stream = self.stream
+        if stream.open and stream.id % 2:
+            stream.close({})
+        elif stream.open:  # a stream this side opened ends by its reset
+            stream.peer.send(stream.peer.wire.send_reset(stream.id))
+            stream.peer.drop(stream)
+
+    def _reset(self) -> None:
+        self.source.close()
+        self.feeder.close()
+
+
+def listen(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{port, host}``: each connection to the cave's own loopback port opens a stream to the hub.
+
+    A NOTE carries the port; the streams open with ``{op: "accepted", port}``. A reset closes the port.
+    """
+    warden = stream.peer.warden
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        sock.bind((str(head.get("host") or "127.0.0.1"), int(head.get("port", 0))))
+        sock.listen(128)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    port = sock.getsockname()[1]
+
+    def accept(events: int) -> None:
+        try:
+            fd, _ = sock._accept()
+        except OSError:
+            return
+        client = _socket.socket(fileno=fd)
+        client.setblocking(False)
+        _join(stream.peer.open({"op": "accepted", "port": port}), client)
+
+    def close() -> None:
+        warden.unwatch(sock.fileno())
+        sock.close()
+
+    warden.watch(sock.fileno(), READ, accept)
+    stream.on_reset = close
+    stream.note({"port": port})

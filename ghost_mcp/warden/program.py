@@ -1,0 +1,536 @@
+# The warden: the one program that runs inside every cave and does there what the hub asks.
+"""Event loop, link connections and lifetime. The operations live beside it and are imported on first use.
+
+Standard library only, Python 3.9+. Nothing slow is imported here (no json, re, enum, selectors, signal,
+subprocess): this module's imports are most of the time a cave takes to start. The warden is PID 1 of its
+cave: when it exits, for its deadline, its idle limit or the end of its lifeline, the kernel ends the rest.
+"""
+
+from __future__ import annotations
+
+import _heapq
+import _signal
+import _socket
+import errno
+import os
+import select
+import sys
+from time import monotonic, time
+
+from . import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+    Callback = Callable[[int], None]
+
+READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+CHUNK = 1 << 16
+# Above this much unsent output a connection's sources pause: a flood never delays a small answer for long.
+HIGH_WATER = 1 << 18
+MAX_PEERS = 64
+RUN = "/run/ghost"
+
+# operation -> (module, function); a function takes (stream, head, body) and answers through the stream.
+OPERATIONS = {
+    "configure": ("lifetime", "configure"),
+    "stats": ("lifetime", "stats"),
+    "exec": ("commands", "start"),
+    "command": ("commands", "control"),
+    "commands": ("commands", "listing"),
+    "output": ("commands", "output"),
+    "session": ("sessions", "control"),
+    "read": ("files", "read"),
+    "write": ("files", "write"),
+    "stat": ("files", "stat"),
+    "mkdir": ("files", "mkdir"),
+    "move": ("files", "move"),
+    "remove": ("trees", "remove"),
+    "list": ("trees", "listing"),
+    "search": ("trees", "search"),
+    "snapshot": ("trees", "snapshot"),
+    "pack": ("trees", "pack"),
+    "unpack": ("trees", "unpack"),
+    "watch": ("watch", "watch"),
+    "dial": ("ports", "dial"),
+    "listen": ("ports", "listen"),
+}
+
+
+class WardenError(Exception):
+    """A failure to tell the hub: crosses the border as ``{code, message, hint}``."""
+
+    def __init__(
+        self, code: str, message: str, hint: str = "", data: Optional[dict[str, Any]] = None
+    ) -> None:
+        super().__init__(message)
+        self.head: dict[str, Any] = {"code": code, "message": message, "hint": hint}
+        if data:
+            self.head["data"] = data
+
+
+_ERRNO_CODES = {
+    errno.ENOENT: "file_not_found",
+    errno.ENOTDIR: "not_a_directory",
+    errno.EISDIR: "is_a_directory",
+    errno.EEXIST: "file_exists",
+    errno.EACCES: "permission_refused",
+    errno.EPERM: "permission_refused",
+    errno.EROFS: "read_only",
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EFBIG: "too_large",
+    errno.ENAMETOOLONG: "invalid_path",
+    errno.ELOOP: "invalid_path",
+    errno.EINVAL: "invalid_argument",
+    errno.ENOTEMPTY: "not_empty",
+    errno.ECONNREFUSED: "connection_refused",
+    errno.EAGAIN: "limit_exceeded",
+    errno.ENOMEM: "limit_exceeded",
+    errno.EMFILE: "limit_exceeded",
+}
+
+
+def error_head(exc: BaseException) -> dict[str, Any]:
+    """What a failed operation answers with; an unforeseen error says its class, never its text."""
+    if isinstance(exc, WardenError):
+        return exc.head
+    if isinstance(exc, OSError):
+        name = f"{exc.filename}: " if isinstance(exc.filename, str) else ""
+        code = _ERRNO_CODES.get(exc.errno or 0, "io_error")
+        return {"code": code, "message": f"{name}{os.strerror(exc.errno or errno.EIO)}"[:1000]}
+    return {"code": "internal", "message": f"the warden failed: {type(exc).__name__}"}
+
+
+class Stream:
+    """The warden's end of one stream. A handler sets the ``on_*`` attributes it needs."""
+
+    __slots__ = ("id", "on_credit", "on_data", "on_eof", "on_note", "on_reset", "peer")
+
+    def __init__(self, peer: Peer, stream: int) -> None:
+        self.peer = peer
+        self.id = stream
+        self.on_data: Optional[Callable[[int, bytes], Optional[int]]] = None
+        self.on_eof: Optional[Callable[[int], None]] = None
+        self.on_note: Optional[Callable[[dict[str, Any], bytes], None]] = None
+        self.on_credit: Optional[Callable[[], None]] = None
+        self.on_reset: Optional[Callable[[], None]] = None
+
+    @property
+    def room(self) -> int:
+        """Bytes of DATA this stream may send now: its credit, or nothing while the connection is congested."""
+        return 0 if self.peer.congested else min(self.peer.wire.credit(self.id), CHUNK)
+
+    @property
+    def open(self) -> bool:
+        return self.peer.wire.is_open(self.id)
+
+    def data(self, data: bytes, channel: int = 0) -> None:
+        self.peer.send(self.peer.wire.send_data(self.id, data, channel))
+
+    def eof(self, channel: int = 0) -> None:
+        self.peer.send(self.peer.wire.send_eof(self.id, channel))
+
+    def note(self, head: dict[str, Any], body: bytes = b"") -> None:
+        self.peer.send(self.peer.wire.send_note(self.id, head, body))
+
+    def consumed(self, count: int) -> None:
+        self.peer.send(self.peer.wire.consumed(self.id, count))
+
+    def close(self, head: dict[str, Any], body: bytes = b"") -> None:
+        """Answer and end the stream; nothing happens when the hub has given it up already."""
+        if self.open:
+            self.peer.send(self.peer.wire.send_close(self.id, {"ok": True, **head}, body))
+            self.peer.drop(self)
+
+    def fail(self, exc: BaseException) -> None:
+        if self.open:
+            self.peer.send(self.peer.wire.send_close(self.id, {"ok": False, **error_head(exc)}))
+            self.peer.drop(self)
+
+
+class Peer:
+    """One link connection: a socket, its wire state and its streams."""
+
+    def __init__(self, warden: Warden, sock: _socket.socket) -> None:
+        self.warden = warden
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.wire = wire.Connection(hub=False)
+        self.streams: dict[int, Stream] = {}
+        self._out = bytearray()
+        self._closed = False
+        warden.watch(self.fd, READ, self._ready)
+        self.send(self.wire.send_hello({"boot": warden.boot, "pid": os.getpid()}))
+
+    @property
+    def congested(self) -> bool:
+        return len(self._out) > HIGH_WATER
+
+    def send(self, data: bytes) -> None:
+        if not data or self._closed:
+            return
+        if not self._out:
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self.warden.watch(self.fd, READ | WRITE, self._ready)
+        self._out += data
+
+    def drop(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+
+    def open(self, head: dict[str, Any]) -> Stream:
+        """Open a stream from this side (a connection that came to a listening port)."""
+        number, data = self.wire.open(head)
+        stream = self.streams[number] = Stream(self, number)
+        self.send(data)
+        return stream
+
+    def _ready(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._flush()
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            try:
+                data = self.sock.recv(1 << 18)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.close()
+                return
+            self._received(data)
+
+    def _flush(self) -> None:
+        was = self.congested
+        try:
+            sent = self.sock.send(memoryview(self._out)[: 1 << 18])
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        del self._out[:sent]
+        if not self._out:
+            self.warden.watch(self.fd, READ, self._ready)
+        if was and not self.congested:
+            for stream in list(self.streams.values()):
+                if stream.on_credit is not None:
+                    stream.on_credit()
+
+    def _received(self, data: bytes) -> None:
+        try:
+            frames = self.wire.receive(data)
+        except wire.ProtocolError:
+            self.close()
+            return
+        for frame in frames:
+            try:
+                self._handle(frame)
+            except wire.ProtocolError:
+                self.close()
+            if self._closed:
+                return
+
+    def _handle(self, frame: wire.Frame) -> None:
+        kind = frame.kind
+        if kind == wire.OPEN:
+            self._open(frame)
+        elif kind == wire.PING:
+            self.send(self.wire.send_pong(frame.body))
+        elif frame.stream:
+            stream = self.streams.get(frame.stream)
+            if stream is None:
+                return
+            try:
+                self._deliver(stream, frame)
+            except (WardenError, OSError) as exc:
+                stream.fail(exc)
+
+    def _deliver(self, stream: Stream, frame: wire.Frame) -> None:
+        kind = frame.kind
+        if kind == wire.DATA:
+            # A handler that takes the bytes later answers how many it took now and credits the rest itself.
+            taken = (
+                stream.on_data(frame.channel, frame.body) if stream.on_data is not None else None
+            )
+            self.send(self.wire.consumed(stream.id, len(frame.body) if taken is None else taken))
+        elif kind == wire.EOF and stream.on_eof is not None:
+            stream.on_eof(frame.channel)
+        elif kind == wire.NOTE and stream.on_note is not None:
+            stream.on_note(frame.head, frame.body)
+        elif kind == wire.CREDIT and stream.on_credit is not None:
+            stream.on_credit()
+        elif kind in (wire.RESET, wire.CLOSE):
+            self.drop(stream)
+            if stream.on_reset is not None:
+                stream.on_reset()
+
+    def _open(self, frame: wire.Frame) -> None:
+        stream = self.streams[frame.stream] = Stream(self, frame.stream)
+        self.warden.touch()
+        name = frame.head.get("op")
+        try:
+            where = OPERATIONS.get(name) if isinstance(name, str) else None
+            if where is None:
+                raise WardenError(
+                    "unsupported", f"this warden does not know the operation {str(name)[:64]}"
+                )
+            operation(where)(stream, frame.head, frame.body)
+        except wire.ProtocolError:
+            raise
+        except Exception as exc:
+            stream.fail(exc)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.warden.unwatch(self.fd)
+        self.sock.close()
+        self.warden.left(self)
+        for stream in list(self.streams.values()):
+            self.drop(stream)
+            if stream.on_reset is not None:
+                stream.on_reset()
+
+
+_loaded: dict[tuple[str, str], Callable[[Stream, dict[str, Any], bytes], None]] = {}
+
+
+def operation(where: tuple[str, str]) -> Callable[[Stream, dict[str, Any], bytes], None]:
+    found = _loaded.get(where)
+    if found is None:
+        module = __import__(f"{__package__}.{where[0]}", fromlist=[where[1]])
+        found = _loaded[where] = getattr(module, where[1])
+    return found
+
+
+class Timer:
+    """A pending call. ``cancel`` makes it do nothing."""
+
+    __slots__ = ("call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Optional[Callable[[], None]] = call
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Warden:
+    """The event loop, the children and the cave's lifetime."""
+
+    def __init__(self) -> None:
+        self.boot = monotonic()
+        self.env: dict[str, str] = {}
+        self.peers: set[Peer] = set()
+        self.deadline: Optional[float] = None
+        self.idle_s: Optional[float] = None
+        self.lonely_s: Optional[float] = None  # ephemeral: ends so long after the last hub left
+        self.active = self.boot
+        self.exit_code: Optional[int] = None
+        self._poll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._timers: list[Timer] = []
+        self._children: dict[int, Callable[[int], None]] = {}
+        self._wake_r, wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(wake_w, False)
+        _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+        _signal.signal(_signal.SIGTERM, lambda number, frame: self.exit("asked to end"))
+        self.watch(self._wake_r, READ, self._woken)
+
+    # --- what operations use ---------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        if fd in self._callbacks:
+            self._poll.modify(fd, events)
+        else:
+            self._poll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        if self._callbacks.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        timer = Timer(monotonic() + delay_s, call)
+        _heapq.heappush(self._timers, timer)
+        return timer
+
+    def on_exit(self, pid: int, callback: Callable[[int], None]) -> None:
+        """Call ``callback(wait status)`` when the child ``pid`` has ended."""
+        self._children[pid] = callback
+
+    def touch(self) -> None:
+        self.active = monotonic()
+
+    def log(self, text: str) -> None:
+        """One line to the cave's log. Control bytes are escaped: what runs in the cave chose some of them."""
+        line = f"{time():.3f} {text}".encode("unicode_escape", "replace")[:2000] + b"\n"
+        try:
+            os.write(2, line)
+        except OSError:
+            return
+
+    def exit(self, why: str) -> None:
+        if self.exit_code is None:
+            self.exit_code = 0
+            self.log(f"cave ends: {why}")
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def listen(self, sock: _socket.socket) -> None:
+        sock.setblocking(False)
+        self.watch(sock.fileno(), READ, lambda events: self._accept(sock))
+
+    def lifeline(self, fd: int) -> None:
+        """End when the other end of ``fd`` closes."""
+        os.set_inheritable(fd, False)
+        self.watch(fd, READ, lambda events: self.exit("its owner is gone"))
+        self.lifeline_fd = fd
+
+    def run(self) -> None:
+        self._check_lifetime()
+        while self.exit_code is None:
+            for fd, events in self._poll.poll(self._patience(), 64):
+                callback = self._callbacks.get(fd)
+                if callback is not None:
+                    callback(events)
+            self._run_timers()
+
+    def _patience(self) -> float:
+        while self._timers and self._timers[0].call is None:
+            _heapq.heappop(self._timers)
+        return max(0.0, self._timers[0].when - monotonic()) if self._timers else -1.0
+
+    def _run_timers(self) -> None:
+        now = monotonic()
+        while self._timers and self._timers[0].when <= now:
+            call = _heapq.heappop(self._timers).call
+            if call is not None:
+                call()
+
+    def _accept(self, sock: _socket.socket) -> None:
+        try:
+            fd, _ = sock._accept()
+        except OSError:
+            return
+        peer = _socket.socket(fileno=fd)
+        peer.setblocking(False)
+        if len(self.peers) >= MAX_PEERS:
+            peer.close()
+            return
+        self.peers.add(Peer(self, peer))
+
+    def left(self, peer: Peer) -> None:
+        self.peers.discard(peer)
+        self.touch()
+
+    def _woken(self, events: int) -> None:
+        os.read(self._wake_r, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            callback = self._children.pop(pid, None)
+            if callback is not None:
+                callback(status)
+
+    def _check_lifetime(self) -> None:
+        """End at the deadline, after the idle limit, or when an ephemeral cave is alone for too long."""
+        now = monotonic()
+        if any(peer.streams for peer in self.peers):
+            self.active = now
+        limits = [(self.deadline, "its time is over")]
+        if self.idle_s is not None:
+            limits.append((self.active + self.idle_s, "idle for too long"))
+        if self.lonely_s is not None and not self.peers:
+            limits.append((self.active + self.lonely_s, "no hub is connected"))
+        due = [(when, why) for when, why in limits if when is not None]
+        if not due:
+            self._lifetime_timer = None
+            return
+        when, why = min(due)
+        if when <= now:
+            self.exit(why)
+            return
+        self._lifetime_timer = self.after(min(when - now, 1.0), self._check_lifetime)
+
+    _lifetime_timer: Optional[Timer] = None
+    lifeline_fd = -1
+
+    def set_lifetime(
+        self, *, deadline_s: Optional[float], idle_s: Optional[float], lonely_s: Optional[float]
+    ) -> None:
+        """Limits from now on, in seconds; None is none."""
+        self.deadline = None if deadline_s is None else monotonic() + deadline_s
+        self.idle_s, self.lonely_s = idle_s, lonely_s
+        if self._lifetime_timer is not None:
+            self._lifetime_timer.cancel()
+        self._check_lifetime()
+
+    def release(self) -> None:
+        """Let go of the lifeline: the cave now outlives the process that made it."""
+        if self.lifeline_fd >= 0:
+            self.unwatch(self.lifeline_fd)
+            os.close(self.lifeline_fd)
+            self.lifeline_fd = -1
+
+
+def harden() -> None:
+    """Keep other programs of the cave out of this process: not dumpable, so no /proc/1/mem or /proc/1/fd."""
+    from . import libc
+
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+
+
+def main(argv: Optional[list[str]] = None) -> None:
+    """``--listen-fd N | --listen PATH``, ``--lifeline-fd N``, ``--relay PATH``; see the backends for their use."""
+    args = sys.argv[1:] if argv is None else argv
+    options = dict(zip(args[::2], args[1::2]))
+    if "--relay" in options:
+        from . import relay
+
+        relay.run(options["--relay"])
+        return
+    warden = Warden()
+    harden()
+    if "--listen-fd" in options:
+        sock = _socket.socket(fileno=int(options["--listen-fd"]))
+        os.set_inheritable(sock.fileno(), False)
+    else:
+        path = options["--listen"]
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.exists(path):  # a restarted container finds the socket of its last run
+            os.unlink(path)
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        sock.bind(path)
+        os.chmod(path, 0o600)
+        sock.listen(64)
+    if "--lifeline-fd" in options:
+        warden.lifeline(int(options["--lifeline-fd"]))
+    if "--lonely" in options:  # until configured: a cave whose maker died during its creation ends
+        warden.set_lifetime(deadline_s=None, idle_s=None, lonely_s=float(options["--lonely"]))
+    warden.listen(sock)
+    warden.run()
+    os._exit(0)

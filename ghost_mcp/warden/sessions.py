@@ -1,0 +1,267 @@
+"""Sessions: a shell that keeps its directory, variables, functions and jobs from command to command.
+
+The shell runs a small loop: it reads a command's number from descriptor 8, sources the file of that number
+with input and outputs redirected, and says the exit status and its directory on descriptor 9. Standard
+output and error stay apart, and a command that ends the shell (``exit 0``) ends only this shell: the next
+command gets a fresh one in the same directory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import processes
+from .commands import MAX_PENDING_INPUT, STDERR, STDOUT, Command, environment, folder
+from .program import READ, RUN, WardenError
+from .streams import Feeder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .program import Stream, Warden
+
+MAX_SESSIONS = 32
+GRACE_S = 1.0
+
+# POSIX, so that dash and busybox run it too. Descriptors 8 and 9 are closed for the command itself.
+LOOP = """
+while IFS= read -r ghost_n <&8; do
+  . "$ghost_n.sh" <"$ghost_n.in" >"$ghost_n.out" 2>"$ghost_n.err" 8<&- 9>&-
+  printf '%s %s\\0' "$?" "$PWD" >&9
+done
+"""
+
+
+class Session:
+    def __init__(self, warden: Warden, name: str, cwd: str, env: dict[str, str]) -> None:
+        self.warden = warden
+        self.name = name
+        self.cwd = cwd
+        self.env = env
+        self.pid = 0
+        self.command: Command | None = None
+        self.count = 0
+        self.folder = f"{RUN}/session/{name}"
+        self._to_shell = self._from_shell = -1
+        self._said = b""
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+
+    @property
+    def live(self) -> bool:
+        return self.pid != 0
+
+    def begin(self) -> None:
+        """Start the shell in the session's directory."""
+        if not os.path.isdir(self.cwd):
+            self.cwd = folder(None)
+        env = environment(self.warden, self.env, f"session-{self.name}")
+        shell = processes.find_shell(env)
+        argv = (
+            [shell, "--noprofile", "--norc", "-c", LOOP]
+            if shell.endswith("bash")
+            else [shell, "-c", LOOP]
+        )
+        read_commands, self._to_shell = os.pipe()
+        self._from_shell, write_results = os.pipe()
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        fds = {0: null, 1: null, 2: null, 8: read_commands, 9: write_results}
+        try:
+            self.pid = processes.spawn(shell, argv, env, self.cwd, fds)
+        finally:
+            for fd in (null, read_commands, write_results):
+                os.close(fd)
+        os.set_blocking(self._from_shell, False)
+        self._said = b""
+        self.warden.watch(self._from_shell, READ, self._heard)
+        self.warden.on_exit(self.pid, self._ended)
+
+    def run(self, command: Command, line: str, stdin: bytes | None, *, open_input: bool) -> None:
+        """Hand one command to the shell."""
+        self.count += 1
+        base = f"{self.folder}/{self.count}"
+        _put(f"{base}.sh", line.encode() + b"\n")
+        for suffix, channel in ((".out", STDOUT), (".err", STDERR)):
+            os.mkfifo(base + suffix, 0o600)
+            command.take(
+                os.open(base + suffix, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC),
+                command.keep(channel),
+            )
+        if open_input:
+            os.mkfifo(f"{base}.in", 0o600)
+            # Opened for both ways, so that neither side waits for the other to open.
+            fd = os.open(f"{base}.in", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            command.feeder = Feeder(self.warden, fd, lambda n: None)
+            command.feeder.put(stdin or b"")
+        elif stdin is not None:
+            _put(f"{base}.in", stdin)
+        else:
+            os.symlink("/dev/null", f"{base}.in")
+        self.command = command
+        command.pid = self.pid
+        command.end_tree = self._interrupt
+        command.signal_tree = lambda n: processes.signal_tree(self.pid, "", n, include_root=False)
+        os.write(self._to_shell, base.encode() + b"\n")
+
+    def _interrupt(self) -> None:
+        """End what the command started; a shell that then does not come back is replaced."""
+        command = self.command
+        processes.kill_tree(self.pid, "", include_root=False)
+        self.warden.after(GRACE_S, lambda: self._replace(command))
+
+    def _replace(self, command: Command | None) -> None:
+        if command is not None and self.command is command and self.live:
+            command.note = (
+                "the shell did not come back and was replaced: its variables and jobs are gone"
+            )
+            processes.kill_tree(self.pid, f"session-{self.name}")
+
+    def _heard(self, events: int) -> None:
+        try:
+            data = os.read(self._from_shell, 1 << 16)
+        except (BlockingIOError, OSError):
+            return
+        self._said = (self._said + data)[-(1 << 17) :]
+        message, found, rest = self._said.partition(b"\0")
+        if not data:
+            self.warden.unwatch(self._from_shell)
+        if not found:
+            return
+        self._said = rest
+        status, _, cwd = message.decode("utf-8", "surrogateescape").partition(" ")
+        self.cwd = cwd or self.cwd
+        self._finish(int(status) if status.isdigit() else 1)
+
+    def _ended(self, status: int) -> None:
+        self._heard(0)
+        self.warden.unwatch(self._from_shell)
+        os.close(self._from_shell)
+        os.close(self._to_shell)
+        self.pid = 0
+        if self.command is not None:
+            if not self.command.note:
+                self.command.note = (
+                    "the command ended the shell: the next one starts fresh in the same directory"
+                )
+            self._finish(processes.exit_code(status))
+
+    def _finish(self, code: int) -> None:
+        command, self.command = self.command, None
+        if command is None:
+            return
+        command.cwd = self.cwd
+        for suffix in (".sh", ".in", ".out", ".err"):
+            try:
+                os.unlink(f"{self.folder}/{self.count}{suffix}")
+            except OSError:
+                continue
+        command.exited(code)
+
+    def close(self) -> None:
+        if self.live:
+            processes.kill_tree(self.pid, f"session-{self.name}")
+
+
+def _put(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+_sessions: dict[str, Session] = {}
+_counter = [0]
+
+
+def run(warden: Warden, head: dict[str, Any], body: bytes) -> Command:
+    """Run a line in a session; the session is there, and free."""
+    session = _get(head.get("session"))
+    line = head.get("line")
+    if line is None:
+        raise WardenError("invalid_argument", "a session takes a command line, not a list")
+    if head.get("cwd") or head.get("env"):
+        raise WardenError(
+            "invalid_argument", "cwd and env belong to the session", "Use cd and export in it."
+        )
+    if head.get("pty"):
+        raise WardenError(
+            "invalid_argument", "a session has no terminal", "Leave session out to get one."
+        )
+    if not head.get("keep"):
+        raise WardenError("invalid_argument", "a session's command keeps its output")
+    if "\0" in str(line):
+        raise WardenError("invalid_argument", "a NUL byte in the command")
+    if len(body) > MAX_PENDING_INPUT:
+        raise WardenError("limit_exceeded", "too much input for a session: write it to a file")
+    if session.command is not None:
+        raise WardenError(
+            "session_busy",
+            f"session {session.name} is still running command {session.command.id}",
+            "Wait for it by its command_id, kill it, or use another session.",
+        )
+    if not session.live:
+        session.begin()
+    command = Command(warden, str(line), session=session.name)
+    warden.log(f"{command.id} start in {session.name} {command.text[:200]}")
+    stdin = str(head.get("stdin", "none"))
+    session.run(
+        command, str(line), body if stdin == "data" or body else None, open_input=stdin == "open"
+    )
+    command.limit(head.get("timeout_s"))
+    return command
+
+
+def _get(name: Any) -> Session:
+    session = _sessions.get(str(name))
+    if session is None:
+        known = ", ".join(sorted(_sessions)) or "none"
+        raise WardenError(
+            "session_not_found",
+            f"no such session: {str(name)[:64]}",
+            f"Sessions of this cave: {known}.",
+        )
+    return session
+
+
+def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{action: create|close|list, name, cwd, env}``."""
+    warden, action = stream.peer.warden, head.get("action")
+    if action == "create":
+        stream.close(_describe(_create(warden, head)))
+    elif action == "close":
+        session = _get(head.get("name"))
+        session.close()
+        del _sessions[session.name]
+        stream.close(_describe(session))
+    elif action == "list":
+        stream.close({"sessions": [_describe(s) for s in _sessions.values()]})
+    else:
+        raise WardenError("invalid_argument", f"cannot {str(action)[:64]} a session")
+
+
+def _create(warden: Warden, head: dict[str, Any]) -> Session:
+    if len(_sessions) >= MAX_SESSIONS:
+        raise WardenError("limit_exceeded", f"{MAX_SESSIONS} sessions are open", "Kill one first.")
+    name = str(head.get("name") or "")
+    if not name:
+        _counter[0] += 1
+        name = f"s{_counter[0]}"
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40 or not name.isascii():
+        raise WardenError(
+            "invalid_argument", f"not a session name: {name[:64]}", "Use letters, digits, - and _."
+        )
+    if name in _sessions:
+        raise WardenError("conflict", f"session {name} is already there")
+    env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
+    session = Session(warden, name, folder(head.get("cwd")), env)
+    session.begin()
+    _sessions[name] = session
+    return session
+
+
+def _describe(session: Session) -> dict[str, Any]:
+    busy = session.command.id if session.command is not None else None
+    return {"name": session.name, "cwd": session.cwd, "pid": session.pid, "busy": busy}

@@ -1,0 +1,249 @@
+"""Moving bytes between file descriptors, streams and files without ever blocking the loop."""
+
+from __future__ import annotations
+
+import os
+
+from .program import CHUNK, READ, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Protocol
+
+    from .program import Stream, Warden
+
+    class Sink(Protocol):
+        @property
+        def room(self) -> int: ...
+        def put(self, data: bytes) -> None: ...
+
+
+class ToStream:
+    """A sink that is one channel of a stream: it has room while the stream has credit."""
+
+    __slots__ = ("channel", "stream")
+
+    def __init__(self, stream: Stream, channel: int) -> None:
+        self.stream = stream
+        self.channel = channel
+
+    @property
+    def room(self) -> int:
+        return self.stream.room if self.stream.open else CHUNK
+
+    def put(self, data: bytes) -> None:
+        if self.stream.open:
+            self.stream.data(data, self.channel)
+
+
+class Source:
+    """Reads a descriptor into a sink while the sink has room. ``done`` is called once: at the end of the
+    descriptor, or, after ``settle()``, as soon as nothing more is waiting in it."""
+
+    def __init__(self, warden: Warden, fd: int, sink: Sink, done: Callable[[], None]) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.sink = sink
+        self._warden = warden
+        self._done: Callable[[], None] | None = done
+        self._settling = False
+        self._paused = False
+        warden.watch(fd, READ, self._ready)
+
+    def resume(self) -> None:
+        """The sink may have room again."""
+        if self._paused and self.fd >= 0:
+            self._paused = False
+            self._warden.watch(self.fd, READ, self._ready)
+            if self._settling:
+                self.settle()
+
+    def settle(self) -> None:
+        """The writer has ended: take what is left and call ``done``, even if others hold the other end."""
+        self._settling = True
+        while self._settling and self.fd >= 0 and not self._paused:
+            self._ready(0)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self._warden.unwatch(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+        self._finish()
+
+    def _finish(self) -> None:
+        self._settling = False
+        done, self._done = self._done, None
+        if done is not None:
+            done()
+
+    def _ready(self, events: int) -> None:
+        room = min(self.sink.room, CHUNK)
+        if room <= 0:
+            self._paused = True
+            self._warden.unwatch(self.fd)
+            return
+        try:
+            data = os.read(self.fd, room)
+        except BlockingIOError:
+            if self._settling:
+                self._finish()
+            return
+        except OSError:  # EIO: the last process of a terminal has gone
+            data = b""
+        if data:
+            self.sink.put(data)
+        else:
+            self.close()
+
+
+class Feeder:
+    """Writes bytes into a descriptor as it takes them. ``taken(count)`` is told of each piece written,
+    ``closed`` of the end: all is written, or nobody reads any more."""
+
+    def __init__(
+        self,
+        warden: Warden,
+        fd: int,
+        taken: Callable[[int], None],
+        closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self._warden = warden
+        self._taken = taken
+        self._closed = closed
+        self._pending = bytearray()
+        self._ending = False
+        self._watched = False
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
+
+    def put(self, data: bytes) -> None:
+        """Queue ``data``; what a closed reader will never take is counted as taken."""
+        if self.fd < 0:
+            self._taken(len(data))
+            return
+        self._pending += data
+        self._flush(0)
+
+    def end(self) -> None:
+        """Close the descriptor once everything is written."""
+        self._ending = True
+        if self.fd >= 0:
+            self._flush(0)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self._unwatch()
+            os.close(self.fd)
+            self.fd = -1
+            self._taken(len(self._pending))
+            self._pending.clear()
+            self._closed()
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._warden.unwatch(self.fd)
+            self._watched = False
+
+    def _flush(self, events: int) -> None:
+        while self._pending:
+            try:
+                count = os.write(self.fd, memoryview(self._pending)[:CHUNK])
+            except BlockingIOError:
+                if not self._watched:
+                    self._watched = True
+                    self._warden.watch(self.fd, WRITE, self._flush)
+                return
+            except OSError:
+                self.close()
+                return
+            del self._pending[:count]
+            self._taken(count)
+        self._unwatch()
+        if self._ending:
+            self.close()
+
+
+class Spool:
+    """One command's output, kept on disk and bounded: its first ``KEEP`` bytes and its last ``KEEP``.
+
+    The file holds the head at [0, KEEP) and the tail as a ring at [KEEP, 2 * KEEP). ``size`` counts all
+    bytes ever put; ``gap`` is the range that is no longer there, empty while everything is.
+    """
+
+    KEEP = 8 << 20
+    room = CHUNK
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size = 0
+        self.lost = False  # the disk was full: what is missing was never kept
+        self._fd = -1
+
+    @property
+    def gap(self) -> tuple[int, int]:
+        return (
+            (self.KEEP, self.size - self.KEEP)
+            if self.size > 2 * self.KEEP
+            else (self.KEEP, self.KEEP)
+        )
+
+    @property
+    def kept_bytes(self) -> int:
+        return min(self.size, 2 * self.KEEP)
+
+    def put(self, data: bytes) -> None:
+        try:
+            if self._fd < 0:
+                self._fd = os.open(
+                    self.path,
+                    os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    0o600,
+                )
+            at = 0
+            while at < len(data):
+                position, room = self._place(self.size + at)
+                count = os.pwrite(self._fd, data[at : at + room], position)
+                at += count
+        except OSError:
+            self.lost = True
+        self.size += len(data)
+
+    def _place(self, offset: int) -> tuple[int, int]:
+        """Where a logical offset stands in the file, and how many bytes follow there in one piece."""
+        if offset < self.KEEP:
+            return offset, self.KEEP - offset
+        turn = (offset - self.KEEP) % self.KEEP
+        return self.KEEP + turn, self.KEEP - turn
+
+    def read(self, offset: int, count: int) -> tuple[int, bytes]:
+        """At most ``count`` bytes from ``offset``, and where they really start (after the gap, if in it)."""
+        start, end = self.gap
+        if start <= offset < end:
+            offset = end
+        stop = min(self.size, offset + count)
+        if offset < start < end:
+            stop = min(stop, start)
+        pieces = []
+        at = offset
+        while at < stop and self._fd >= 0:
+            position, room = self._place(at)
+            piece = os.pread(self._fd, min(room, stop - at), position)
+            if not piece:
+                break
+            pieces.append(piece)
+            at += len(piece)
+        return offset, b"".join(pieces)
+
+    def remove(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            try:
+                os.unlink(self.path)
+            except OSError:
+                return

@@ -1,0 +1,219 @@
+"""A real warden in a bubblewrap cave of its own, and the smallest client that can speak with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghost_mcp.warden import wire
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 30.0
+
+
+class Refused(Exception):
+    """The warden answered with an error."""
+
+    def __init__(self, head: dict[str, Any]) -> None:
+        super().__init__(f"{head.get('code')}: {head.get('message')}")
+        self.code = str(head.get("code"))
+        self.head = head
+
+
+class Conversation:
+    """One stream, seen from the hub. Every wait is bounded by the client's socket timeout."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self.client = client
+        self.id = number
+        self.frames: deque[wire.Frame] = deque()
+
+    def next(self) -> wire.Frame:
+        """The next DATA, EOF, NOTE, CLOSE or RESET of this stream; DATA is credited at once."""
+        while not self.frames:
+            self.client.read()
+        frame = self.frames.popleft()
+        if frame.kind == wire.DATA:
+            self.client.send(self.client.wire.consumed(self.id, len(frame.body)))
+        return frame
+
+    def note(self) -> dict[str, Any]:
+        frame = self.next()
+        assert frame.kind == wire.NOTE, frame
+        return frame.head
+
+    def send(self, data: bytes, channel: int = 0) -> None:
+        view = memoryview(data)
+        while view:
+            room = min(self.client.wire.credit(self.id), wire.MAX_DATA, len(view))
+            if room == 0:
+                if not self.client.wire.is_open(self.id):
+                    return
+                self.client.read()
+                continue
+            piece = bytes(view[:room])
+            self.client.send(self.client.wire.send_data(self.id, piece, channel))
+            view = view[room:]
+
+    def eof(self, channel: int = 0) -> None:
+        if self.client.wire.is_open(self.id):
+            self.client.send(self.client.wire.send_eof(self.id, channel))
+
+    def reset(self) -> None:
+        self.client.send(self.client.wire.send_reset(self.id))
+
+    def finish(self) -> tuple[dict[str, Any], bytes]:
+        """Wait for the answer: its head, and all DATA with the body. Raises Refused."""
+        data = b""
+        while True:
+            frame = self.next()
+            assert frame.kind != wire.RESET
+            if frame.kind == wire.DATA:
+                data += frame.body
+            if frame.kind == wire.CLOSE:
+                if frame.head["ok"] is not True:
+                    raise Refused(frame.head)
+                return frame.head, data + frame.body
+
+
+class Client:
+    """A blocking hub. ``call`` for one answer, ``open`` for a conversation."""
+
+    def __init__(self, path: Path) -> None:
+        self.wire = wire.Connection(hub=True)
+        self.hello: dict[str, Any] = {}
+        self.accepted: deque[Conversation] = deque()
+        self._streams: dict[int, Conversation] = {}
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(WAIT_S)
+        self._sock.connect(str(path))
+        self.send(self.wire.send_hello({}))
+        while not self.hello:
+            self.read()
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def read(self) -> None:
+        data = self._sock.recv(1 << 18)
+        if not data:
+            raise ConnectionError("the warden closed the link")
+        for frame in self.wire.receive(data):
+            if frame.kind == wire.HELLO:
+                self.hello = frame.head
+            elif frame.kind == wire.OPEN:
+                self.accepted.append(self._conversation(frame.stream))
+            elif frame.stream in self._streams and frame.kind != wire.CREDIT:
+                self._streams[frame.stream].frames.append(frame)
+
+    def _conversation(self, number: int) -> Conversation:
+        found = self._streams[number] = Conversation(self, number)
+        return found
+
+    def open(self, op: str, body: bytes = b"", **head: Any) -> Conversation:
+        number, data = self.wire.open({**head, "op": op}, body)
+        self.send(data)
+        return self._conversation(number)
+
+    def call(self, op: str, body: bytes = b"", **head: Any) -> tuple[dict[str, Any], bytes]:
+        return self.open(op, body, **head).finish()
+
+    def lines(self, op: str, **head: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A call whose DATA is JSON lines."""
+        answer, data = self.call(op, **head)
+        return answer, [json.loads(line) for line in data.splitlines()]
+
+    def run(self, line: str, **head: Any) -> tuple[int, bytes, bytes]:
+        """A command line in a fresh process: exit code, standard output, standard error."""
+        stream = self.open("exec", line=line, **head)
+        output = {1: b"", 2: b""}
+        while (frame := stream.next()).kind != wire.CLOSE:
+            if frame.kind == wire.DATA:
+                output[frame.channel] += frame.body
+        if frame.head["ok"] is not True:
+            raise Refused(frame.head)
+        return frame.head["exit_code"], output[1], output[2]
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Cave:
+    """The process, and the host's view of its /workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run" / "warden"
+        self.workspace = folder / "workspace"
+        for made in (self.path.parent, self.workspace):
+            made.mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.path))
+            listener.listen()
+            lifeline, self._lifeline = os.pipe()
+            fd = listener.fileno()
+            program = [sys.executable, "-S", "-B", "-c", "from warden.program import main; main()"]
+            self.process = subprocess.Popen(
+                [
+                    *self._bwrap(folder),
+                    *program,
+                    "--listen-fd",
+                    f"{fd}",
+                    "--lifeline-fd",
+                    f"{lifeline}",
+                ],
+                pass_fds=(fd, lifeline),
+                stdin=subprocess.DEVNULL,
+            )
+            os.close(lifeline)
+
+    def _bwrap(self, folder: Path) -> list[str]:
+        package = ROOT / "ghost_mcp" / "warden"
+        argv = ["bwrap", "--unshare-all", "--as-pid-1", "--uid", "1000", "--gid", "1000"]
+        argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home/cave"]
+        for name in ("usr", "bin", "sbin", "lib", "lib64", "etc"):
+            argv += ["--ro-bind-try", f"/{name}", f"/{name}"]
+        for prefix in {sys.base_prefix, sys.prefix} - {"/usr"}:
+            argv += ["--ro-bind", prefix, prefix]
+        argv += [
+            "--ro-bind",
+            str(package),
+            "/.ghost/warden",
+            "--bind",
+            str(self.path.parent),
+            "/run/ghost",
+        ]
+        argv += ["--bind", str(self.workspace), "/workspace", "--chdir", "/workspace", "--clearenv"]
+        argv += ["--setenv", "PYTHONPATH", "/.ghost", "--setenv", "HOME", "/home/cave"]
+        return [*argv, "--setenv", "PATH", "/usr/bin:/bin"]
+
+    def end(self) -> None:
+        os.close(self._lifeline)
+        assert self.process.wait(WAIT_S) == 0
+
+
+@pytest.fixture(scope="module")
+def cave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cave]:
+    """One warden for a module's tests. Its end is part of the test: it must end with its lifeline."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("not run: bubblewrap is not here")
+    running = Cave(tmp_path_factory.mktemp("cave"))
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def warden(cave: Cave) -> Iterator[Client]:
+    """A link of its own to the module's warden."""
+    client = Client(cave.path)
+    yield client
+    client.close()
