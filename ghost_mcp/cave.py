@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 from anyio.abc import ByteStream
 
 from ghost_mcp.errors import CaveGone, InvalidArgument, LimitExceeded
-from ghost_mcp.spec import CaveInfo, Usage
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.ghost import Ghost
+    from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
 
 __all__ = ["Cave", "ExecResult", "FileContent", "Process"]
@@ -123,7 +123,7 @@ class Cave:
     def name(self) -> str:
         return self.info.name
 
-    async def __aenter__(self) -> Cave:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -305,7 +305,9 @@ class Cave:
     async def _link(self) -> Link:
         return await self._ghost.link(self.id)
 
-    async def _stream(self, op: str, head: Mapping[str, Any], body: bytes = b"") -> Any:
+    async def _stream(
+        self, op: str, head: Mapping[str, Any], body: bytes = b""
+    ) -> AbstractAsyncContextManager[LinkStream]:
         link = await self._link()
         return link.stream(op, head, body)
 

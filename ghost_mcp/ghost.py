@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ghost_mcp import secrets as secret_values
 from ghost_mcp.backends.registry import default_backend, find_backend
@@ -21,7 +19,10 @@ from ghost_mcp.spec import CaveInfo, CaveSpec
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
+
+    from anyio.abc import TaskGroup
 
     from ghost_mcp.backends.base import Backend
 
@@ -70,8 +71,8 @@ class Ghost:
                 await link.aclose()
             for backend in self._backends.values():
                 await backend.__aexit__(None, None, None)
-            # Not told of the block's exception: a task group would wrap it in a group.
-            await self._stack.aclose()
+        # Not told of the block's exception: a task group would wrap it in a group.
+        await self._stack.aclose()
 
     async def backend(self, name: str = "") -> Backend:
         """The backend of that name, opened on first use. Raises InvalidArgument, BackendUnavailable."""
@@ -174,7 +175,7 @@ class Ghost:
         if link is not None:
             await link.aclose()
 
-    async def _candidates(self, name: str) -> list[Backend]:
+    async def _candidates(self, name: str) -> Sequence[Backend]:
         """Where to look for a cave: its known home, else the default backend, then the others opened."""
         first = await self.backend(self._homes.get(name, ""))
         return [first, *(b for b in self._backends.values() if b is not first)]

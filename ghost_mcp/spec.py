@@ -7,10 +7,12 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ghost_mcp.errors import InvalidArgument
-from ghost_mcp.lifecycle import State
+
+if TYPE_CHECKING:
+    from ghost_mcp.lifecycle import State
 
 __all__ = [
     "Assurance",

@@ -11,13 +11,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-from ghost_mcp.cave import Cave
 from ghost_mcp.errors import InvalidArgument
-from ghost_mcp.reply import Reply
+
+if TYPE_CHECKING:
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.reply import Reply
 
 __all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "tool"]
 
@@ -173,8 +175,7 @@ def _explain(declared: Tool, error: ValidationError) -> str:
 def compact(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without what a model does not need: titles, ``null`` alternatives of optional values, $defs."""
     definitions = schema.pop("$defs", {})
-    shrunk = _shrink(schema, definitions)
-    assert isinstance(shrunk, dict)
+    shrunk: dict[str, Any] = _shrink(schema, definitions)
     return shrunk
 
 

@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
-
 if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import ByteStream
+
+    from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 
 __all__ = ["Backend"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 from time import monotonic
 
@@ -44,10 +45,9 @@ class Command:
         self.feeder: Feeder | None = None
         self.terminal = -1
         self.waiters: list[Callable[[], None]] = []
-        self.end_tree: Callable[[], None] = lambda: processes.kill_tree(self.pid, self.id)
-        self.signal_tree: Callable[[int], int] = lambda n: processes.signal_tree(
-            self.pid, self.id, n
-        )
+        self.since = processes.ticks()
+        self.tree: processes.Tree | None = None
+        self.end_tree: Callable[[], None] = self._kill_tree
         self._unsettled = 0
         self._code: int | None = None
         self._timer: Timer | None = None
@@ -72,6 +72,23 @@ class Command:
         """End the whole tree after so long."""
         if timeout_s is not None:
             self._timer = self.warden.after(timeout_s, self._overdue)
+
+    def rooted(self, pid: int, mark: str, *, include_root: bool = True) -> None:
+        """Say which processes are this command's."""
+        self.pid = pid
+        self.tree = processes.Tree(pid, mark, self.since, self._alone, include_root=include_root)
+
+    def _alone(self) -> bool:
+        others = _registry(self.warden).commands.values()
+        return not any(other.running for other in others if other is not self)
+
+    def _kill_tree(self) -> None:
+        if self.tree is not None:
+            self.tree.kill()
+
+    def signal(self, number: int) -> int:
+        """Send a signal to the whole tree; returns how many processes it reached."""
+        return self.tree.signal(number) if self.tree is not None else 0
 
     def _overdue(self) -> None:
         self.timed_out = True
@@ -200,9 +217,9 @@ def environment(warden: Warden, extra: dict[str, str], mark: str) -> dict[str, s
     return {**os.environ, **warden.env, **extra, processes.MARK: mark}
 
 
-def folder(path: Any) -> str:
+def folder(wanted: Any) -> str:
     """A working directory that exists. Raises file_not_found or not_a_directory."""
-    path = os.path.join("/workspace", str(path or ""))
+    path: str = os.path.join("/workspace", str(wanted or ""))
     if not os.path.isdir(path):
         if not path.startswith("/workspace"):
             raise WardenError("file_not_found", f"no such folder: {path[:500]}")
@@ -252,12 +269,13 @@ def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
     warden.log(f"{command.id} start {command.text[:200]}")
     opened = _Wiring(command, stream, head)
     try:
-        command.pid = processes.spawn(program, argv, seen, cwd, opened.child, tty=opened.tty)
+        pid = processes.spawn(program, argv, seen, cwd, opened.child, terminal=opened.terminal)
     except OSError:
         opened.abandon()
         del _registry(warden).commands[command.id]
         raise
-    warden.on_exit(command.pid, lambda status: command.exited(processes.exit_code(status)))
+    command.rooted(pid, command.id)
+    warden.on_exit(pid, lambda status: command.exited(processes.exit_code(status)))
     opened.connect()
     command.limit(head.get("timeout_s"))
     if command.feeder is not None and body:
@@ -274,19 +292,22 @@ class _Wiring:
 
     def __init__(self, command: Command, stream: Stream, head: dict[str, Any]) -> None:
         self.child: dict[int, int] = {}
-        self.tty = bool(head.get("pty"))
+        self.terminal = ""
         self._command, self._stream, self._keep = command, stream, bool(head.get("keep"))
         self._ours: list[tuple[int, int]] = []  # (channel, our end)
-        self._input = -1
-        if self.tty:
-            self._terminal(head["pty"])
+        self._input = self._held = -1
+        if head.get("pty"):
+            self._open_terminal(head["pty"])
         else:
             self._pipes(head)
 
-    def _terminal(self, size: list[int]) -> None:
+    def _open_terminal(self, size: list[int]) -> None:
         master, slave = os.openpty()
         resize(master, size)
-        self.child = {0: slave, 1: slave, 2: slave}
+        self.terminal = os.ttyname(slave)
+        self._held = (
+            slave  # until the child has opened it: without a holder the terminal would hang up
+        )
         self._ours = [(STDOUT, master)]
         self._input = os.dup(master)
         self._command.terminal = os.dup(master)
@@ -306,7 +327,7 @@ class _Wiring:
             self._ours.append((channel, ours))
 
     def connect(self) -> None:
-        for fd in set(self.child.values()):
+        for fd in {*self.child.values(), self._held} - {-1}:
             os.close(fd)
         command, stream = self._command, self._stream
         for channel, fd in self._ours:
@@ -321,6 +342,7 @@ class _Wiring:
             *self.child.values(),
             *(fd for _, fd in self._ours),
             self._input,
+            self._held,
             self._command.terminal,
         }:
             if fd >= 0:
@@ -352,13 +374,17 @@ def _attach(stream: Stream, command: Command) -> None:
 
     def on_note(head: dict[str, Any], body: bytes) -> None:
         if "signal" in head:
-            command.signal_tree(int(head["signal"]))
+            command.signal(int(head["signal"]))
         if "resize" in head and command.terminal >= 0:
             resize(command.terminal, head["resize"])
 
+    def on_reset() -> None:
+        command.kill()
+        command.resume()  # what is still to come is read and dropped
+
     stream.on_data, stream.on_eof, stream.on_note = on_data, on_eof, on_note
     stream.on_credit = command.resume
-    stream.on_reset = lambda: (command.kill(), command.resume())[0]
+    stream.on_reset = on_reset
     command.waiters.append(lambda: stream.close(command.status()))
 
 
@@ -407,12 +433,12 @@ def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         number = int(head.get("signal", 15))
         if not 0 < number < 65:
             raise WardenError("invalid_argument", f"not a signal: {number}")
-        if command.running:
-            command.kill() if number == 9 else command.signal_tree(number)
+        if number == _signal.SIGKILL and command.running:
+            command.kill()
+        elif number == _signal.SIGKILL and command.tree is not None:
+            command.tree.kill()  # what a finished command has left behind
         else:
-            processes.kill_tree(0, command.id) if number == 9 else processes.signal_tree(
-                0, command.id, number
-            )
+            command.signal(number)
     elif action == "resize" and command.terminal >= 0:
         resize(command.terminal, head["size"])
     else:

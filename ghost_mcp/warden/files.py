@@ -67,10 +67,17 @@ def version(info: os.stat_result) -> str:
     return f"{info.st_mtime_ns:x}-{info.st_size:x}-{info.st_ino:x}"
 
 
+_KINDS = {modes.S_IFREG: "file", modes.S_IFDIR: "directory", modes.S_IFLNK: "symlink"}
+
+
+def kind(info: os.stat_result) -> str:
+    """file, directory, symlink or other."""
+    return _KINDS.get(modes.S_IFMT(info.st_mode), "other")
+
+
 def describe(info: os.stat_result) -> dict[str, Any]:
-    kinds = {modes.S_IFREG: "file", modes.S_IFDIR: "directory", modes.S_IFLNK: "symlink"}
     return {
-        "type": kinds.get(modes.S_IFMT(info.st_mode), "other"),
+        "type": kind(info),
         "size": info.st_size,
         "mode": modes.S_IMODE(info.st_mode),
         "mtime": info.st_mtime,
@@ -268,8 +275,10 @@ class _Writer:
             mode = modes.S_IMODE(info.st_mode) if info is not None else 0o644
         os.fchmod(self.fd, int(mode) & 0o777)
         if not self.temporary:
-            self.temporary = f"{os.path.dirname(self.full)}/.{os.urandom(8).hex()}.part"
-            os.link(f"/proc/self/fd/{self.fd}", self.temporary, follow_symlinks=True)
+            named = f"{os.path.dirname(self.full)}/.{os.urandom(8).hex()}.part"
+            # A descriptor is given, though the path is absolute, so that Python calls linkat(2): it follows.
+            os.link(f"/proc/self/fd/{self.fd}", named, src_dir_fd=self.fd, follow_symlinks=True)
+            self.temporary = named
         if self.kind == "create":
             os.link(self.temporary, self.full)  # fails when the name has come meanwhile
         else:

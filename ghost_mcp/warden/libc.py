@@ -1,11 +1,10 @@
-"""The three C calls that Python does not offer, without the price of importing ctypes."""
+"""prctl(2), which Python does not offer, without the price of importing ctypes."""
 
 from __future__ import annotations
 
 import _ctypes
 
 PR_SET_DUMPABLE = 4
-PR_SET_CHILD_SUBREAPER = 36
 
 _handle = _ctypes.dlopen("libc.so.6", 2)
 _prctl = _ctypes.dlsym(_handle, "prctl")

@@ -289,7 +289,7 @@ class Link:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + STALL_S) as scope:
                 while self._outgoing and self._failure is None:
                     piece, self._outgoing = self._outgoing, bytearray()
-                    await self._stream.send(piece)
+                    await self._stream.send(bytes(piece))
             if scope.cancelled_caught:
                 self._break(CaveGone(f"the warden of cave {self.name} does not read"))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:

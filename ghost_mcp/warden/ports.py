@@ -142,7 +142,7 @@ def listen(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
     def accept(events: int) -> None:
         try:
-            fd, _ = sock._accept()
+            fd, _ = sock._accept()  # type: ignore[attr-defined]
         except OSError:
             return
         client = _socket.socket(fileno=fd)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
+from time import clock_gettime
 
-from . import libc
 from .program import WardenError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "GHOST_COMMAND"
-_F_DUPFD_CLOEXEC = 1030
-_TIOCSCTTY = 0x540E
+# Python ignores these two; programs expect them.
+_DEFAULT_SIGNALS = (_signal.SIGPIPE, _signal.SIGXFSZ)
+_SPARE = 200
+_CLOCK_BOOTTIME = 7
 
 
 def find_program(name: str, env: dict[str, str], cwd: str) -> str:
@@ -55,139 +61,130 @@ def spawn(
     cwd: str,
     fds: dict[int, int],
     *,
-    tty: bool = False,
+    terminal: str = "",
 ) -> int:
     """Start a program as leader of a new session; returns its pid.
 
-    ``fds`` maps the child's descriptor to one of ours. The child is a subreaper, so that while it lives
-    nothing it started can leave its tree. With ``tty`` descriptor 0 becomes its controlling terminal.
+    ``fds`` maps the child's descriptor to one of ours; with ``terminal``, the path of a pseudo terminal,
+    descriptors 0 to 2 are that instead. posix_spawn, because it does not copy this process: a fork of it
+    costs twice a whole small program. Raises OSError when the program cannot be run.
     """
-    pid = os.fork()
-    if pid:
-        return pid
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    if terminal:
+        # The first terminal a session leader opens becomes its controlling one.
+        actions += [(os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+    # Through numbers that no target has, so that no pair overwrites another's source.
+    actions += [(os.POSIX_SPAWN_DUP2, fd, _SPARE + target) for target, fd in fds.items()]
+    actions += [(os.POSIX_SPAWN_DUP2, _SPARE + target, target) for target in fds]
+    actions += [(os.POSIX_SPAWN_CLOSE, _SPARE + target) for target in fds]
+    os.chdir(cwd)  # the child starts where we are; nothing else here depends on it
     try:
-        _become(program, argv, env, cwd, fds, tty)
-    except BaseException as exc:  # the child must never return into the loop
-        try:
-            text = os.strerror(exc.errno or 0) if isinstance(exc, OSError) else type(exc).__name__
-            os.write(2, f"ghost: cannot run {program}: {text}\n".encode())
-        finally:
-            os._exit(126)
-    os._exit(126)
+        return os.posix_spawn(
+            program, argv, env, file_actions=actions, setsid=True, setsigdef=_DEFAULT_SIGNALS
+        )
+    finally:
+        os.chdir("/")
 
 
-def _become(
-    program: str, argv: list[str], env: dict[str, str], cwd: str, fds: dict[int, int], tty: bool
-) -> None:
-    import fcntl
+class _Seen:
+    """One scan of /proc: each live process's parent and start, in clock ticks since the machine's start."""
 
-    os.setsid()
-    high = {target: fcntl.fcntl(fd, _F_DUPFD_CLOEXEC, 64) for target, fd in fds.items()}
-    for target, fd in high.items():
-        os.dup2(fd, target)
-    if tty:
-        fcntl.ioctl(0, _TIOCSCTTY, 0)
-    for number in (
-        _signal.SIGPIPE,
-        _signal.SIGXFSZ,
-    ):  # Python ignores these two; programs expect them
-        _signal.signal(number, _signal.SIG_DFL)
-    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    libc.prctl(libc.PR_SET_DUMPABLE, 1)
-    _volunteer()
-    os.umask(0o022)
-    os.chdir(cwd)
-    os.execve(program, argv, env)
+    def __init__(self) -> None:
+        self.parent: dict[int, int] = {}
+        self.started: dict[int, int] = {}
+        for entry in os.listdir("/proc"):
+            fields = _stat(entry) if entry.isdigit() else []
+            if len(fields) > 19 and fields[0] not in (b"Z", b"X"):
+                self.parent[int(entry)] = int(fields[1])
+                self.started[int(entry)] = int(fields[19])
 
 
-def _volunteer() -> None:
-    """Be ended before the warden when memory runs out; where the kernel refuses, the default stays."""
+def _stat(entry: str) -> list[bytes]:
+    """The fields of /proc/PID/stat after the name; proc_pid_stat(5)."""
+    raw = _contents(f"/proc/{entry}/stat", 1024)
+    return raw.rpartition(b")")[2].split()
+
+
+def _contents(path: str, limit: int) -> bytes:
     try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        fd = os.open(path, os.O_RDONLY)
     except OSError:
-        return
+        return b""
     try:
-        os.write(fd, b"500")
+        return os.read(fd, limit)
     except OSError:
-        pass
+        return b""
     finally:
         os.close(fd)
 
 
-def _parents() -> dict[int, int]:
-    """pid -> parent's pid of every live process (zombies left out)."""
-    table = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            fd = os.open(f"/proc/{entry}/stat", os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fields = os.read(fd, 1024).rpartition(b")")[2].split()
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
-        if len(fields) > 1 and fields[0] not in (b"Z", b"X"):
-            table[int(entry)] = int(fields[1])
-    return table
+def ticks() -> int:
+    """Now, as /proc counts the start of processes."""
+    return int(clock_gettime(_CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
-def _marked(pid: int, mark: bytes) -> bool:
-    try:
-        fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return mark in os.read(fd, 1 << 20)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+class Tree:
+    """The processes that one command started: those below ``root``, and orphans that came from there.
 
+    An orphan is known by the mark in its environment. One that cleared its environment is taken only when
+    ``alone()`` says that no other command runs that it could belong to. Orphans older than ``since`` belong
+    to what ran before.
+    """
 
-def tree(root: int, mark: str, *, include_root: bool = True) -> set[int]:
-    """Live processes below ``root``, plus orphans that still carry ``mark`` in their environment."""
-    parents = _parents()
-    own = os.getpid()
-    needle = f"{MARK}={mark}\0".encode() if mark else b""
-    found = {root} & set(parents)
-    grew = True
-    while grew:
-        grew = False
-        for pid, parent in parents.items():
-            if pid not in found and pid != own and parent in found:
-                found.add(pid)
-                grew = True
-    if needle:
-        found |= {
-            pid
-            for pid, parent in parents.items()
-            if parent == own and pid not in found and _marked(pid, needle)
-        }
-    return found if include_root else found - {root}
+    def __init__(
+        self,
+        root: int,
+        mark: str,
+        since: int,
+        alone: Callable[[], bool],
+        *,
+        include_root: bool = True,
+    ) -> None:
+        self.root, self.since, self.alone, self.include_root = root, since, alone, include_root
+        self.mark = f"{MARK}={mark}\0".encode()
 
+    def pids(self) -> set[int]:
+        """Who is alive now."""
+        seen = _Seen()
+        found = {pid for pid in seen.parent if self._strayed(seen, pid)}
+        if self.include_root:
+            found |= {self.root} & set(seen.parent)
+        else:  # a shell's earlier jobs are not this command's
+            found |= {
+                p
+                for p, up in seen.parent.items()
+                if up == self.root and seen.started[p] >= self.since
+            }
+        grew = True
+        while grew:
+            below = {pid for pid, parent in seen.parent.items() if parent in found} - found
+            found |= below
+            grew = bool(below)
+        return found
 
-def signal_tree(root: int, mark: str, number: int, *, include_root: bool = True) -> int:
-    """Send a signal to the whole tree; returns how many processes it reached."""
-    reached = 0
-    for pid in tree(root, mark, include_root=include_root):
-        reached += _send(pid, number)
-    return reached
+    def _strayed(self, seen: _Seen, pid: int) -> bool:
+        if seen.parent[pid] != os.getpid() or pid == self.root or seen.started[pid] < self.since:
+            return False
+        environ = _contents(f"/proc/{pid}/environ", 1 << 20)
+        if f"{MARK}=".encode() in environ:
+            return self.mark in environ
+        return self.alone()
 
+    def signal(self, number: int) -> int:
+        """Send a signal to all; returns how many it reached."""
+        return sum(_send(pid, number) for pid in self.pids())
 
-def kill_tree(root: int, mark: str, *, include_root: bool = True) -> None:
-    """End the whole tree. Stopping everything first keeps a fork bomb from outrunning the scan."""
-    for _ in range(64):
-        found = tree(root, mark, include_root=include_root)
-        if not found:
-            return
-        for pid in found:
-            _send(pid, _signal.SIGSTOP)
-        for pid in found:
-            _send(pid, _signal.SIGKILL)
+    def kill(self) -> None:
+        """End all. Stopping everything first keeps a fork bomb from outrunning the scan."""
+        for _ in range(64):
+            found = self.pids()
+            if not found:
+                return
+            for pid in found:
+                _send(pid, _signal.SIGSTOP)
+            for pid in found:
+                _send(pid, _signal.SIGKILL)
 
 
 def _send(pid: int, number: int) -> int:

@@ -9,7 +9,7 @@ cave: when it exits, for its deadline, its idle limit or the end of its lifeline
 from __future__ import annotations
 
 import _heapq
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half: signal itself imports enum
 import _socket
 import errno
 import os
@@ -21,7 +21,7 @@ from . import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable
 
     Callback = Callable[[int], None]
 
@@ -63,7 +63,7 @@ class WardenError(Exception):
     """A failure to tell the hub: crosses the border as ``{code, message, hint}``."""
 
     def __init__(
-        self, code: str, message: str, hint: str = "", data: Optional[dict[str, Any]] = None
+        self, code: str, message: str, hint: str = "", data: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message)
         self.head: dict[str, Any] = {"code": code, "message": message, "hint": hint}
@@ -112,11 +112,11 @@ class Stream:
     def __init__(self, peer: Peer, stream: int) -> None:
         self.peer = peer
         self.id = stream
-        self.on_data: Optional[Callable[[int, bytes], Optional[int]]] = None
-        self.on_eof: Optional[Callable[[int], None]] = None
-        self.on_note: Optional[Callable[[dict[str, Any], bytes], None]] = None
-        self.on_credit: Optional[Callable[[], None]] = None
-        self.on_reset: Optional[Callable[[], None]] = None
+        self.on_data: Callable[[int, bytes], int | None] | None = None
+        self.on_eof: Callable[[int], None] | None = None
+        self.on_note: Callable[[dict[str, Any], bytes], None] | None = None
+        self.on_credit: Callable[[], None] | None = None
+        self.on_reset: Callable[[], None] | None = None
 
     @property
     def room(self) -> int:
@@ -289,7 +289,7 @@ class Peer:
             operation(where)(stream, frame.head, frame.body)
         except wire.ProtocolError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (one call fails, never the cave)
             stream.fail(exc)
 
     def close(self) -> None:
@@ -323,7 +323,7 @@ class Timer:
 
     def __init__(self, when: float, call: Callable[[], None]) -> None:
         self.when = when
-        self.call: Optional[Callable[[], None]] = call
+        self.call: Callable[[], None] | None = call
 
     def __lt__(self, other: Timer) -> bool:
         return self.when < other.when
@@ -339,11 +339,11 @@ class Warden:
         self.boot = monotonic()
         self.env: dict[str, str] = {}
         self.peers: set[Peer] = set()
-        self.deadline: Optional[float] = None
-        self.idle_s: Optional[float] = None
-        self.lonely_s: Optional[float] = None  # ephemeral: ends so long after the last hub left
+        self.deadline: float | None = None
+        self.idle_s: float | None = None
+        self.lonely_s: float | None = None  # ephemeral: ends so long after the last hub left
         self.active = self.boot
-        self.exit_code: Optional[int] = None
+        self.exit_code: int | None = None
         self._poll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
         self._timers: list[Timer] = []
@@ -429,7 +429,7 @@ class Warden:
 
     def _accept(self, sock: _socket.socket) -> None:
         try:
-            fd, _ = sock._accept()
+            fd, _ = sock._accept()  # type: ignore[attr-defined]
         except OSError:
             return
         peer = _socket.socket(fileno=fd)
@@ -476,11 +476,11 @@ class Warden:
             return
         self._lifetime_timer = self.after(min(when - now, 1.0), self._check_lifetime)
 
-    _lifetime_timer: Optional[Timer] = None
+    _lifetime_timer: Timer | None = None
     lifeline_fd = -1
 
     def set_lifetime(
-        self, *, deadline_s: Optional[float], idle_s: Optional[float], lonely_s: Optional[float]
+        self, *, deadline_s: float | None, idle_s: float | None, lonely_s: float | None
     ) -> None:
         """Limits from now on, in seconds; None is none."""
         self.deadline = None if deadline_s is None else monotonic() + deadline_s
@@ -504,7 +504,7 @@ def harden() -> None:
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 
-def main(argv: Optional[list[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """``--listen-fd N | --listen PATH``, ``--lifeline-fd N``, ``--relay PATH``; see the backends for their use."""
     args = sys.argv[1:] if argv is None else argv
     options = dict(zip(args[::2], args[1::2]))

@@ -98,15 +98,15 @@ class Session:
         else:
             os.symlink("/dev/null", f"{base}.in")
         self.command = command
-        command.pid = self.pid
+        command.rooted(self.pid, f"session-{self.name}", include_root=False)
         command.end_tree = self._interrupt
-        command.signal_tree = lambda n: processes.signal_tree(self.pid, "", n, include_root=False)
         os.write(self._to_shell, base.encode() + b"\n")
 
     def _interrupt(self) -> None:
         """End what the command started; a shell that then does not come back is replaced."""
         command = self.command
-        processes.kill_tree(self.pid, "", include_root=False)
+        if command is not None and command.tree is not None:
+            command.tree.kill()
         self.warden.after(GRACE_S, lambda: self._replace(command))
 
     def _replace(self, command: Command | None) -> None:
@@ -114,7 +114,7 @@ class Session:
             command.note = (
                 "the shell did not come back and was replaced: its variables and jobs are gone"
             )
-            processes.kill_tree(self.pid, f"session-{self.name}")
+            self._end()
 
     def _heard(self, events: int) -> None:
         try:
@@ -157,9 +157,13 @@ class Session:
                 continue
         command.exited(code)
 
+    def _end(self) -> None:
+        """End the shell and everything that came from it."""
+        processes.Tree(self.pid, f"session-{self.name}", 0, lambda: False).kill()
+
     def close(self) -> None:
         if self.live:
-            processes.kill_tree(self.pid, f"session-{self.name}")
+            self._end()
 
 
 def _put(path: str, data: bytes) -> None:

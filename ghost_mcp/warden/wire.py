@@ -105,7 +105,7 @@ class _ScannerContext:
         raise ValueError(name)
 
 
-_scan = _json.make_scanner(_ScannerContext)
+_scan = _json.make_scanner(_ScannerContext)  # type: ignore[arg-type]  # typeshed knows one caller
 
 
 def _refuse(value: object) -> Any:

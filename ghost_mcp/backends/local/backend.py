@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -34,6 +33,7 @@ from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import configure
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import ByteStream
@@ -125,9 +125,7 @@ class LocalBackend(Backend):
                 hint="Leave disk out, or run Ghost as root.",
             )
         if missing := set(spec.secrets) & set(spec.env):
-            raise InvalidArgument(
-                f"{sorted(missing)[0]} is given as a secret and as a plain variable"
-            )
+            raise InvalidArgument(f"{min(missing)} is given as a secret and as a plain variable")
         for source in spec.mounts.values():
             if not os.path.exists(source):
                 raise InvalidArgument(f"nothing to mount: {source}")
@@ -428,6 +426,7 @@ def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
         done = subprocess.run(
             command,
             capture_output=True,
+            check=False,
             text=True,
             timeout=60,
             env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},

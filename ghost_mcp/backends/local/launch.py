@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ghost_mcp.backends.local.etc import build_etc
 from ghost_mcp.backends.local.seccomp import filter_bytes
-from ghost_mcp.backends.local.state import CaveDir
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
-from ghost_mcp.spec import CaveSpec
 from ghost_mcp.warden import runtime
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from ghost_mcp.backends.local.state import CaveDir
+    from ghost_mcp.spec import CaveSpec
 
 __all__ = ["Launch", "launch", "require_bwrap"]
 

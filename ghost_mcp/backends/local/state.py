@@ -56,7 +56,7 @@ class CaveDir:
         return self.path.name
 
     @property
-    def socket(self) -> Path:
+    def socket_path(self) -> Path:
         return self.path / "warden.sock"
 
     @property
@@ -88,7 +88,7 @@ class CaveDir:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            _on_socket(sock.connect, self.socket)
+            _on_socket(sock.connect, self.socket_path)
         except OSError as exc:
             sock.close()
             if exc.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR):
@@ -263,11 +263,11 @@ class StateDir:
     def listen(self, cave: CaveDir) -> socket.socket:
         """A fresh listening socket for the cave's warden."""
         with suppress(FileNotFoundError):
-            os.unlink(cave.socket)
+            os.unlink(cave.socket_path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _on_socket(sock.bind, cave.socket)
-            os.chmod(cave.socket, 0o600)
+            _on_socket(sock.bind, cave.socket_path)
+            os.chmod(cave.socket_path, 0o600)
             sock.listen(128)
         except BaseException:
             sock.close()
