@@ -15,7 +15,9 @@ from ghost_mcp import secrets as secret_values
 from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.cave import Cave, ExecResult
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
-from ghost_mcp.spec import CaveInfo, CaveSpec
+from ghost_mcp.keep import Keep
+from ghost_mcp.pool import Pool
+from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
@@ -41,9 +43,14 @@ class Ghost:
     """Creates and finds caves. Use it as ``async with Ghost() as ghost:``; leaving it ends its ephemeral caves.
 
     ``backend`` is the default for specs that name none. ``state_dir`` is the local backend's folder.
+    With ``pool_size`` so many caves are kept ready, where the backend can. ``keep`` holds what servers share
+    between caves; it is closed first, while links and backends still work.
     """
 
-    def __init__(self, *, backend: str | None = None, state_dir: Path | None = None) -> None:
+    def __init__(
+        self, *, backend: str | None = None, state_dir: Path | None = None, pool_size: int = 0
+    ) -> None:
+        self.keep = Keep()
         self.default_backend = backend or os.environ.get("GHOST_BACKEND") or default_backend()
         self._state_dir = state_dir
         self._backends: dict[str, Backend] = {}
@@ -51,6 +58,8 @@ class Ghost:
             str, str
         ] = {}  # cave id -> backend, so that a call on a cave asks one engine
         self._links: dict[str, Link] = {}
+        self._pool_size = pool_size
+        self._pools: dict[str, Pool] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
@@ -67,6 +76,11 @@ class Ghost:
         trace: TracebackType | None,
     ) -> None:
         with anyio.CancelScope(shield=True):
+            await self.keep.aclose()
+            if self._tasks is not None:
+                self._tasks.cancel_scope.cancel()
+            for pool in self._pools.values():
+                await pool.aclose()
             for link in list(self._links.values()):
                 await link.aclose()
             for backend in self._backends.values():
@@ -82,6 +96,7 @@ class Ghost:
                 kind = find_backend(name)
                 made: Any = kind(self._state_dir) if name == "local" else kind()  # type: ignore[call-arg]
                 self._backends[name] = await made.__aenter__()
+                self._fill(self._backends[name])
             return self._backends[name]
 
     async def create(self, spec: CaveSpec | None = None, **settings: Any) -> Cave:
@@ -95,8 +110,25 @@ class Ghost:
             raise InvalidArgument("give a spec or its fields, not both")
         backend = await self.backend(spec.backend)
         spec = spec.with_(backend=backend.name)
-        info = await backend.create(spec, secrets=secret_values.resolve(spec.secrets))
-        return self._handle(backend, info)
+        secrets = secret_values.resolve(spec.secrets)
+        pool = self._pools.get(backend.name)
+        if pool is not None and pool.suits(spec):
+            claimed = await pool.claim(spec, secrets)
+            if claimed is not None:
+                info, self._links[spec.id] = claimed
+                return self._handle(backend, info)
+        return self._handle(backend, await backend.create(spec, secrets=secrets))
+
+    def _fill(self, backend: Backend) -> None:
+        if self._pool_size and backend.pools and self._tasks is not None:
+            pool = self._pools[backend.name] = Pool(backend, self._pool_size, Limits(), self._tasks)
+            self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
+
+    async def warm(self) -> None:
+        """Wait until the default backend's pool is full; at once when there is none."""
+        backend = await self.backend()
+        if backend.name in self._pools:
+            await self._pools[backend.name].filled.wait()
 
     async def get(self, name: str) -> Cave:
         """The cave of that name or id. Raises CaveNotFound."""

@@ -6,16 +6,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from ghost_mcp.errors import Unsupported
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio.abc import ByteStream
 
-    from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+    from ghost_mcp.spec import CaveInfo, CaveSpec, Limits, Usage
+
 
 __all__ = ["Backend"]
+
+OPEN_FILES = 65_536
 
 
 class Backend(ABC):
@@ -27,6 +32,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    pools: ClassVar[bool] = False  # whether prepare() and claim() work
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,6 +85,29 @@ class Backend(ABC):
 
         Raises CaveGone when no warden answers, Conflict when the cave is stopped or paused.
         """
+
+    async def prepare(self, limits: Limits) -> str:
+        """Make a nameless cave for a warm pool, ready for connect(); returns its id. It ends with its maker."""
+        raise Unsupported(f"the {self.name} backend has no warm pool")
+
+    async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
+        """Turn a prepared cave into the one ``spec`` describes, under ``spec.id``; its limits are the same.
+
+        Of several claims, also by other processes, exactly one succeeds; the others raise CaveNotFound. The
+        caller then configures the warden with settings(). Raises Conflict when the name is taken.
+        """
+        raise Unsupported(f"the {self.name} backend has no warm pool")
+
+    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        """What the warden of a fresh cave is configured with; the operation ``configure`` says what it takes."""
+        return {
+            "env": dict(spec.env),
+            "secrets": {name: value.decode("latin-1") for name, value in secrets.items()},
+            "deadline_s": spec.timeout_s,
+            "idle_s": spec.idle_timeout_s,
+            "release": not spec.ephemeral,
+            "rlimits": {"nofile": OPEN_FILES, "core": 0},
+        }
 
     @abstractmethod
     async def usage(self, cave_id: str) -> Usage:

@@ -37,6 +37,12 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         deadline_s=head.get("deadline_s"), idle_s=head.get("idle_s"), lonely_s=head.get("lonely_s")
     )
     stream.close({})
+    warden.after(0, _prepare)
+
+
+def _prepare() -> None:
+    """Load what the first program needs while the hub is still busy with our answer."""
+    from . import commands, processes, streams  # noqa: F401
 
 
 def _limit(limits: dict[str, int]) -> None:

@@ -290,6 +290,7 @@ class Peer:
         except wire.ProtocolError:
             raise
         except Exception as exc:  # noqa: BLE001  (one call fails, never the cave)
+            self.warden.failed(exc)
             stream.fail(exc)
 
     def close(self) -> None:
@@ -383,11 +384,20 @@ class Warden:
 
     def log(self, text: str) -> None:
         """One line to the cave's log. Control bytes are escaped: what runs in the cave chose some of them."""
-        line = f"{time():.3f} {text}".encode("unicode_escape", "replace")[:2000] + b"\n"
+        line = f"{time():.3f} {ascii(text)[1:-1][:2000]}\n".encode("ascii")
         try:
             os.write(2, line)
         except OSError:
             return
+
+    def failed(self, exc: Exception) -> None:
+        """Log where an unforeseen error came from; the hub is told only its class."""
+        if isinstance(exc, (WardenError, OSError)):
+            return
+        import traceback
+
+        for line in traceback.format_exception(type(exc), exc, exc.__traceback__)[-6:]:
+            self.log(line)
 
     def exit(self, why: str) -> None:
         if self.exit_code is None:

@@ -19,7 +19,7 @@ import anyio.to_thread
 from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.local.cgroups import detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
-from ghost_mcp.backends.local.state import CaveDir, StateDir
+from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -29,7 +29,7 @@ from ghost_mcp.errors import (
     Unsupported,
 )
 from ghost_mcp.lifecycle import Event, State, after
-from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
+from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, Usage
 from ghost_mcp.warden.link import configure
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalBackend"]
 
-OPEN_FILES = 65_536
 GONE_S = 5.0
 
 
@@ -48,11 +47,13 @@ class LocalBackend(Backend):
     """See :class:`~ghost_mcp.backends.base.Backend`. The truth is the state directory and the live wardens."""
 
     name = "local"
+    pools = True
 
     def __init__(self, state: Path | None = None) -> None:
         self.state = StateDir(state)
         self._cgroups = detect()
         self._lifelines: dict[str, int] = {}
+        self._released: dict[str, int] = {}
         self._children: set[int] = set()
 
     async def __aenter__(self) -> Self:
@@ -72,6 +73,9 @@ class LocalBackend(Backend):
         with anyio.CancelScope(shield=True):
             for cave_id in list(self._lifelines):
                 await self.destroy(cave_id)
+        for fd in self._released.values():
+            os.close(fd)
+        self._released.clear()
         self._reap()
 
     async def create(
@@ -97,21 +101,23 @@ class LocalBackend(Backend):
         with cave.locked():
             uid, gid = self._user(spec)
             await self._lay_out(cave, spec, uid, gid)
-            created = time.time()
-            record = {
-                "spec": {**spec.as_dict(), "backend": self.name},
-                "created_at": created,
-                "deadline_at": None if spec.timeout_s is None else created + spec.timeout_s,
-                "assurance": {
-                    name: asdict(line) for name, line in self._assurance(spec, uid).items()
-                },
-                "uid": uid,
-                "gid": gid,
-            }
+            if cave.path.parent == self.state.caves:
+                self.state.reserve(spec.name, spec.id)
+            self._launch(cave, spec, uid, gid)
+            # Written while the cave starts; one without a record is no cave and is swept.
+            record = self._record(spec, uid) | {"uid": uid, "gid": gid, "group": spec.id}
             cave.write_record(record)
-            self.state.reserve(spec.name, spec.id)
-            await self._start(cave, spec, uid, gid, secrets)
-        return cave.info(frozen=False)
+            await self._await_start(cave, self.settings(spec, secrets))
+        return info_of(record, State.RUNNING)
+
+    def _record(self, spec: CaveSpec, uid: int) -> dict[str, Any]:
+        created = time.time()
+        return {
+            "spec": {**spec.as_dict(), "backend": self.name},
+            "created_at": created,
+            "deadline_at": None if spec.timeout_s is None else created + spec.timeout_s,
+            "assurance": {name: asdict(line) for name, line in self._assurance(spec, uid).items()},
+        }
 
     def _check(self, spec: CaveSpec) -> None:
         if spec.network.mode != "none":
@@ -204,17 +210,15 @@ class LocalBackend(Backend):
             lines[name] = Assurance(enforced=enforced, how=how)
         return lines
 
-    async def _start(
-        self, cave: CaveDir, spec: CaveSpec, uid: int, gid: int, secrets: Mapping[str, bytes]
-    ) -> None:
-        """Launch and configure; the caller holds the lock and cleans up."""
+    def _launch(self, cave: CaveDir, spec: CaveSpec, uid: int, gid: int) -> None:
+        """Start the cave's processes; the caller holds the lock and cleans up."""
         self._reap()
         request = Launch(
             cave=cave,
             spec=spec,
             uid=uid,
             gid=gid,
-            cgroups=self._cgroups.create(self._group(cave.id), spec.limits),
+            cgroups=self._cgroups.create(self._group(cave), spec.limits),
             cache=self.state.cache,
             disk=spec.limits.disk_bytes is not None,
         )
@@ -229,9 +233,11 @@ class LocalBackend(Backend):
             listener.close()
             if theirs >= 0:
                 os.close(theirs)
+
+    async def _await_start(self, cave: CaveDir, settings: Mapping[str, Any]) -> None:
         stream = await self.connect(cave.id)
         try:
-            await configure(stream, self._settings(spec, secrets))
+            await configure(stream, settings)
         except CaveGone as exc:
             raise BackendUnavailable(
                 f"the cave did not start: {_last_words(cave.log)}",
@@ -240,18 +246,44 @@ class LocalBackend(Backend):
         finally:
             await stream.aclose()
 
-    @staticmethod
-    def _settings(spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
-        rlimits = {"nofile": OPEN_FILES, "core": 0}
-        if spec.limits.pids is not None:
-            rlimits["nproc"] = spec.limits.pids
-        return {
-            "env": dict(spec.env),
-            "secrets": {name: value.decode("latin-1") for name, value in secrets.items()},
-            "deadline_s": spec.timeout_s,
-            "idle_s": spec.idle_timeout_s,
-            "rlimits": rlimits,
-        }
+    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        settings = super().settings(spec, secrets)
+        if (
+            spec.limits.pids is not None
+        ):  # each cave has a user namespace, in which the kernel counts
+            settings["rlimits"]["nproc"] = spec.limits.pids
+        return settings
+
+    async def prepare(self, limits: Limits) -> str:
+        spec = CaveSpec(limits=limits, ephemeral=True, owner=self.state.instance)
+        cave = self.state.prepared(spec.id)
+        cave.path.mkdir(0o711)
+        cave.path.chmod(0o711)
+        try:
+            await self._make(cave, spec, {})
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.destroy(spec.id)
+            raise
+        return spec.id
+
+    async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
+        self._check(spec)
+        prepared = self.state.prepared(prepared_id)
+        record = prepared.record() | self._record(spec, prepared.record()["uid"])
+        self.state.reserve(spec.name, spec.id)
+        cave = self.state.cave(spec.id)
+        try:
+            os.rename(prepared.path, cave.path)  # one process only gets it
+            cave.write_record(record)
+        except OSError as exc:
+            self.state.release(spec.name, spec.id)
+            raise CaveNotFound(f"the prepared cave {prepared_id} is gone") from exc
+        lifeline = self._lifelines.pop(prepared_id, None)
+        if lifeline is not None:
+            # A cave that outlives us lets go of its lifeline when configured; our end stays open until then.
+            (self._lifelines if spec.ephemeral else self._released)[spec.id] = lifeline
+        return info_of(record, State.RUNNING)
 
     async def get(self, name: str) -> CaveInfo:
         cave = self.state.find(name)
@@ -263,7 +295,7 @@ class LocalBackend(Backend):
     def _info(self, cave: CaveDir) -> CaveInfo | None:
         with suppress(CaveNotFound):
             info = cave.info(frozen=False)
-            if info.state is State.RUNNING and self._cgroups.frozen(self._group(cave.id)):
+            if info.state is State.RUNNING and self._cgroups.frozen(self._group(cave)):
                 return cave.info(frozen=True)
             return info
         return None
@@ -277,6 +309,9 @@ class LocalBackend(Backend):
                 found.append(info)
             else:
                 await self._sweep(cave)
+        for cave in self.state.all(prepared=True):
+            if cave.path.parent == self.state.pool and not cave.alive():
+                await self._sweep(cave)
         self._sweep_groups()
         return sorted(found, key=lambda info: info.created_at)
 
@@ -287,10 +322,11 @@ class LocalBackend(Backend):
                 await self._erase(cave)
 
     def _sweep_groups(self) -> None:
-        prefix = self._group("")
-        here = {cave.id for cave in self.state.all()}
+        """Remove the groups of caves that are gone; one that still has processes is left by the kernel."""
+        prefix = f"{self.state.instance}-"
+        here = {self._group(cave) for cave in self.state.all(prepared=True)}
         for group in self._cgroups.list():
-            if group.startswith(prefix) and group.removeprefix(prefix) not in here:
+            if group.startswith(prefix) and group not in here:
                 self._cgroups.remove(group)
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
@@ -299,10 +335,11 @@ class LocalBackend(Backend):
             info = await self.get(cave.id)
             after(info.state, Event.START, info.name)
             if info.state is State.PAUSED:
-                self._cgroups.thaw(self._group(cave.id))
+                self._cgroups.thaw(self._group(cave))
             elif info.state is not State.RUNNING:
                 record = cave.record()
-                await self._start(cave, info.spec, record["uid"], record["gid"], secrets or {})
+                self._launch(cave, info.spec, record["uid"], record["gid"])
+                await self._await_start(cave, self.settings(info.spec, secrets or {}))
                 record.pop("stopped", None)
                 if info.spec.timeout_s is not None:
                     record["deadline_at"] = time.time() + info.spec.timeout_s
@@ -315,7 +352,7 @@ class LocalBackend(Backend):
             info = await self.get(cave.id)
             after(info.state, Event.PAUSE if pause else Event.STOP, info.name)
             if pause:
-                self._cgroups.freeze(self._group(cave.id))
+                self._cgroups.freeze(self._group(cave))
             else:
                 cave.write_record({**cave.record(), "stopped": True})
                 await self._end(cave)
@@ -333,20 +370,21 @@ class LocalBackend(Backend):
     async def _end(self, cave: CaveDir) -> None:
         """Kill PID 1 of the cave and wait until the kernel has taken everything in it."""
         pid = cave.warden_pid() if cave.alive() else None
-        if (lifeline := self._lifelines.pop(cave.id, None)) is not None:
-            os.close(lifeline)
+        for lifelines in (self._lifelines, self._released):
+            if (lifeline := lifelines.pop(cave.id, None)) is not None:
+                os.close(lifeline)
         if pid is not None:
             with suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(pid)
                 try:
                     if cave.warden_pid() == pid:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    self._cgroups.thaw(self._group(cave.id))  # the frozen die only once thawed
+                    self._cgroups.thaw(self._group(cave))  # the frozen die only once thawed
                     with anyio.move_on_after(GONE_S):
                         await anyio.wait_readable(pidfd)
                 finally:
                     os.close(pidfd)
-        self._cgroups.kill(self._group(cave.id))
+        self._cgroups.kill(self._group(cave))
         if cave.alive():
             raise BackendUnavailable(f"cave {cave.id} does not end")
         await self._collect(cave)
@@ -355,12 +393,12 @@ class LocalBackend(Backend):
         """Reap the outer process if it is ours, then the cgroup is empty and can go."""
         for _ in range(50):
             self._reap()
-            if self._cgroups.remove(self._group(cave.id)):
+            if self._cgroups.remove(self._group(cave)):
                 return
             await anyio.sleep(0.01)
 
     async def _erase(self, cave: CaveDir) -> None:
-        self._cgroups.remove(self._group(cave.id))
+        self._cgroups.remove(self._group(cave))
         with suppress(CaveNotFound):
             record = cave.record()
             self.state.release(record["spec"]["name"], cave.id)
@@ -375,8 +413,11 @@ class LocalBackend(Backend):
             if done:
                 self._children.discard(pid)
 
-    def _group(self, cave_id: str) -> str:
-        return f"{self.state.instance}-{cave_id}"
+    def _group(self, cave: CaveDir) -> str:
+        """The cave's cgroup: named when it was made, which for a claimed cave was under another id."""
+        with suppress(CaveNotFound):
+            return f"{self.state.instance}-{cave.record().get('group', cave.id)}"
+        return f"{self.state.instance}-{cave.id}"
 
     async def connect(self, cave_id: str) -> ByteStream:
         cave = self.state.find(cave_id)
@@ -385,7 +426,7 @@ class LocalBackend(Backend):
 
     async def usage(self, cave_id: str) -> Usage:
         cave = self.state.find(cave_id)
-        return Usage(**self._cgroups.usage(self._group(cave.id)))
+        return Usage(**self._cgroups.usage(self._group(cave)))
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         cave = self.state.find(cave_id)

@@ -1,6 +1,7 @@
 """(being replaced)"""
 
 from __future__ import annotations
+
 import shutil
 from pathlib import Path
 

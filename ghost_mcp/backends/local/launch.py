@@ -130,14 +130,8 @@ def _argv(request: Launch, *, has_lifeline: bool) -> list[str]:
     mounts = dict(request.spec.mounts)
     if os.geteuid() == 0:
         argv += _private_mounts(request, mounts)
-        argv += [
-            "setpriv",
-            "--reuid",
-            str(request.uid),
-            "--regid",
-            str(request.gid),
-            "--clear-groups",
-        ]
+        # Becomes the cave's user, in no other group; unshare(1) is the lightest program that can.
+        argv += ["unshare", "--setuid", str(request.uid), "--setgid", str(request.gid)]
     argv += [
         require_bwrap(),
         *_isolation(),

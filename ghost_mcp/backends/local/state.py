@@ -5,6 +5,7 @@
 
     <state>/instance                  this Ghost's id
     <state>/names/NAME -> ../caves/ID  reserves a name (a symbolic link is made by one process only)
+    <state>/pool/ID/                  a prepared cave; claiming it renames it into caves/
     <state>/caves/ID/                 cave.json  warden.sock  info.json  log  lock  workspace/  home/  run/
 
 Folders above a cave's own are mode 0711: the cave's user passes through them and sees nothing.
@@ -141,13 +142,18 @@ class CaveDir:
             state = State.PAUSED if frozen else State.RUNNING
         else:
             state = State.STOPPED if record.get("stopped") else State.ENDED
-        return CaveInfo(
-            spec=CaveSpec.from_dict(record["spec"]),
-            state=state,
-            created_at=record["created_at"],
-            deadline_at=record.get("deadline_at"),
-            assurance={name: Assurance(**line) for name, line in record["assurance"].items()},
-        )
+        return info_of(record, state)
+
+
+def info_of(record: Mapping[str, Any], state: State) -> CaveInfo:
+    """What a cave's record and its state say together."""
+    return CaveInfo(
+        spec=CaveSpec.from_dict(record["spec"]),
+        state=state,
+        created_at=record["created_at"],
+        deadline_at=record.get("deadline_at"),
+        assurance={name: Assurance(**line) for name, line in record["assurance"].items()},
+    )
 
 
 class StateDir:
@@ -156,13 +162,14 @@ class StateDir:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_state_dir()
         self.caves = self.path / "caves"
+        self.pool = self.path / "pool"
         self.names = self.path / "names"
         self.cache = self.path / "cache"
 
     def prepare(self) -> None:
         """Make the folders. Raises BackendUnavailable when a cave's user could not pass through them."""
         try:
-            for folder in (self.path, self.caves, self.names, self.cache):
+            for folder in (self.path, self.caves, self.pool, self.names, self.cache):
                 if not folder.is_dir():
                     folder.mkdir(parents=True, exist_ok=True)
                     folder.chmod(0o711 if folder is not self.cache else 0o755)
@@ -195,21 +202,27 @@ class StateDir:
     def cave(self, cave_id: str) -> CaveDir:
         return CaveDir(self.caves / os.path.basename(cave_id))
 
+    def prepared(self, cave_id: str) -> CaveDir:
+        return CaveDir(self.pool / os.path.basename(cave_id))
+
     def find(self, name: str) -> CaveDir:
         """The cave of that name or id. Raises CaveNotFound, with the names there are."""
         if "/" not in name and name not in ("", ".", ".."):
             with suppress(OSError):
                 return self.cave(os.readlink(self.names / name))
-            if (self.caves / name).is_dir():
-                return self.cave(name)
+            for found in (self.cave(name), self.prepared(name)):
+                if found.path.is_dir():
+                    return found
         known = ", ".join(sorted(self._entries(self.names))[:10])
         raise CaveNotFound(
             f"no such cave: {name[:64]}",
             hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
         )
 
-    def all(self) -> list[CaveDir]:
-        return [CaveDir(self.caves / name) for name in self._entries(self.caves)]
+    def all(self, *, prepared: bool = False) -> list[CaveDir]:
+        """The caves; with ``prepared`` also those that wait in the pool."""
+        folders = (self.caves, self.pool) if prepared else (self.caves,)
+        return [CaveDir(folder / name) for folder in folders for name in self._entries(folder)]
 
     @staticmethod
     def _entries(folder: Path) -> list[str]:
@@ -251,7 +264,7 @@ class StateDir:
     def free_uid(self) -> int:
         """A host uid that no cave here has. Raises BackendUnavailable when none is found."""
         used = set()
-        for cave in self.all():
+        for cave in self.all(prepared=True):
             with suppress(OSError):
                 used.add((cave.path / "run").stat().st_uid)
         for _ in range(100):
