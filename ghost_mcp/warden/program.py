@@ -31,6 +31,7 @@ CHUNK = 1 << 16
 # Above this much unsent output a connection's sources pause: a flood never delays a small answer for long.
 HIGH_WATER = 1 << 18
 MAX_PEERS = 64
+HOME = "/workspace"
 RUN = "/run/ghost"
 
 # operation -> (module, function); a function takes (stream, head, body) and answers through the stream.
@@ -354,7 +355,7 @@ class Warden:
         os.set_blocking(wake_w, False)
         _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        _signal.signal(_signal.SIGTERM, lambda number, frame: self.exit("asked to end"))
+        _signal.signal(_signal.SIGTERM, lambda number, frame: self.exit("asked to end", 128 + number))
         self.watch(self._wake_r, READ, self._woken)
 
     # --- what operations use ---------------------------------------------------------------------
@@ -399,14 +400,16 @@ class Warden:
         for line in traceback.format_exception(type(exc), exc, exc.__traceback__)[-6:]:
             self.log(line)
 
-    def exit(self, why: str) -> None:
+    def exit(self, why: str, code: int = 0) -> None:
         if self.exit_code is None:
-            self.exit_code = 0
+            self.exit_code = code
             self.log(f"cave ends: {why}")
 
     # --- the loop --------------------------------------------------------------------------------
 
-    def listen(self, sock: _socket.socket) -> None:
+    def listen(self, sock: _socket.socket, peer_uid: int | None = None) -> None:
+        """Take connections; with ``peer_uid`` only that user's: the cave's own programs run as another."""
+        self._peer_uid = peer_uid
         sock.setblocking(False)
         self.watch(sock.fileno(), READ, lambda events: self._accept(sock))
 
@@ -444,10 +447,12 @@ class Warden:
             return
         peer = _socket.socket(fileno=fd)
         peer.setblocking(False)
-        if len(self.peers) >= MAX_PEERS:
+        if len(self.peers) >= MAX_PEERS or self._peer_uid not in (None, _uid(peer)):
             peer.close()
             return
         self.peers.add(Peer(self, peer))
+
+    _peer_uid: int | None = None
 
     def left(self, peer: Peer) -> None:
         self.peers.discard(peer)
@@ -507,6 +512,38 @@ class Warden:
             self.lifeline_fd = -1
 
 
+def close_strays(keep: set[int]) -> None:
+    """Close what whoever started us had open: no program of the cave inherits it."""
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > 2 and int(entry) not in keep:
+            try:
+                os.close(int(entry))
+            except OSError:
+                continue  # the listing's own descriptor
+
+
+def _uid(peer: _socket.socket) -> int:
+    """Who is at the other end of a unix socket."""
+    credentials = peer.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(credentials[4:8], sys.byteorder)
+
+
+def unconfined(root: str) -> None:
+    """Live without namespaces: the cave's folders stand below ``root``, and orphans come to this process."""
+    from . import libc
+
+    global HOME, RUN
+    HOME, RUN = f"{root}/workspace", f"{root}/run"
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_programs() -> None:
+    """What the kernel does by itself where this process is PID 1: end all that came from it."""
+    from . import processes
+
+    processes.Tree(os.getpid(), "", 0, lambda: True, include_root=False).kill()
+
+
 def harden() -> None:
     """Keep other programs of the cave out of this process: not dumpable, so no /proc/1/mem or /proc/1/fd."""
     from . import libc
@@ -515,7 +552,8 @@ def harden() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``--listen-fd N | --listen PATH``, ``--lifeline-fd N``, ``--relay PATH``; see the backends for their use."""
+    """``--listen-fd N | --listen PATH``, ``--peer-uid N``, ``--lifeline-fd N``, ``--lonely S``, ``--root FOLDER``,
+    or ``--relay PATH``; see the backends for their use."""
     args = sys.argv[1:] if argv is None else argv
     options = dict(zip(args[::2], args[1::2]))
     if "--relay" in options:
@@ -523,8 +561,12 @@ def main(argv: list[str] | None = None) -> None:
 
         relay.run(options["--relay"])
         return
+    close_strays({int(options[name]) for name in ("--listen-fd", "--lifeline-fd") if name in options})
+    if "--root" in options:
+        unconfined(options["--root"])
     warden = Warden()
     harden()
+    peer_uid = int(options["--peer-uid"]) if "--peer-uid" in options else None
     if "--listen-fd" in options:
         sock = _socket.socket(fileno=int(options["--listen-fd"]))
         os.set_inheritable(sock.fileno(), False)
@@ -535,12 +577,14 @@ def main(argv: list[str] | None = None) -> None:
             os.unlink(path)
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         sock.bind(path)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o600 if peer_uid is None else 0o666)
         sock.listen(64)
     if "--lifeline-fd" in options:
         warden.lifeline(int(options["--lifeline-fd"]))
     if "--lonely" in options:  # until configured: a cave whose maker died during its creation ends
         warden.set_lifetime(deadline_s=None, idle_s=None, lonely_s=float(options["--lonely"]))
-    warden.listen(sock)
+    warden.listen(sock, peer_uid)
     warden.run()
-    os._exit(0)
+    if "--root" in options:
+        end_programs()
+    os._exit(warden.exit_code or 0)

@@ -71,7 +71,6 @@ def require_bwrap() -> str:
     """The path of bubblewrap. Raises BackendUnavailable with the way to get it."""
     found = shutil.which("bwrap", path=os.environ.get("PATH", "") + ":/usr/bin:/bin")
     if found is None:
-        require_bwrap.cache_clear()
         raise BackendUnavailable(
             "bubblewrap (bwrap) is not installed: no local cave can be made",
             hint="Install it: apt-get install bubblewrap. Then see: ghost doctor",
