@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 from anyio.abc import ByteStream
 
-from ghost_mcp.errors import CaveGone, InvalidArgument, LimitExceeded
+from ghost_mcp.errors import CaveGone, GhostError, InvalidArgument, LimitExceeded, ProtocolFailure
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
@@ -116,6 +116,11 @@ class Cave:
         self.info = info
 
     @property
+    def ghost(self) -> Ghost:
+        """The Ghost this handle came from."""
+        return self._ghost
+
+    @property
     def id(self) -> str:
         return self.info.id
 
@@ -151,7 +156,7 @@ class Cave:
         body = given if given is not None and len(given) <= ONE_FRAME else b""
         how = "none" if given is None else ("data" if len(given) <= ONE_FRAME else "open")
         head = _program(command, env, cwd) | {"stdin": how, "timeout_s": timeout_s}
-        async with await self._stream("exec", head, body) as stream:
+        async with self._explained(), await self._stream("exec", head, body) as stream:
             if how == "open" and given is not None:
                 return await self._exec_feeding(stream, given, limit_bytes)
             return await _capture(stream, limit_bytes)
@@ -201,16 +206,34 @@ class Cave:
         self, op: str, head: Mapping[str, Any] | None = None, body: bytes = b""
     ) -> tuple[dict[str, Any], bytes]:
         """One operation of the warden: ``(head, body)``. The operations are listed in warden/program.py."""
-        link = await self._link()
-        return await link.call(op, head, body)
+        async with self._explained():
+            link = await self._link()
+            return await link.call(op, head, body)
 
     async def records(
         self, op: str, head: Mapping[str, Any], *, limit_bytes: int = MAX_CAPTURE
     ) -> tuple[list[Any], dict[str, Any]]:
-        """An operation that answers JSON lines: ``(records, closing head)``."""
+        """An operation that answers JSON lines: ``(records, closing head)``. Raises ProtocolFailure."""
+        answer, data = await self.collect(op, head, limit_bytes=limit_bytes)
+        try:
+            records = [json.loads(line) for line in data.splitlines() if line]
+        except (ValueError, RecursionError) as exc:
+            raise ProtocolFailure(f"the warden answered {op} with what is not JSON") from exc
+        if not all(isinstance(record, dict) for record in records):
+            raise ProtocolFailure(f"the warden answered {op} with what are not records")
+        return records, answer
+
+    async def collect(
+        self,
+        op: str,
+        head: Mapping[str, Any] | None = None,
+        body: bytes = b"",
+        *,
+        limit_bytes: int = MAX_CAPTURE,
+    ) -> tuple[dict[str, Any], bytes]:
+        """An operation that answers in pieces: ``(closing head, all bytes)``. Raises too_large."""
         link = await self._link()
-        answer, data = await link.collect(op, head, limit_bytes=limit_bytes)
-        return [json.loads(line) for line in data.splitlines() if line], answer
+        return await link.collect(op, head, body, limit_bytes=limit_bytes)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -301,6 +324,23 @@ class Cave:
 
     def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
         return self._backend.logs(self.id, follow=follow)
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        """A cave that ended under a call: say so if its memory did it."""
+        try:
+            yield
+        except CaveGone as exc:
+            killed: int | None = None
+            with suppress(GhostError):
+                killed = (await self.usage()).oom_kills
+            if not killed:
+                raise
+            raise CaveGone(
+                f"cave {self.name} ran out of memory and ended",
+                hint="Give it more memory, or work on less at once.",
+                code="out_of_memory",
+            ) from exc
 
     async def _link(self) -> Link:
         return await self._ghost.link(self.id)

@@ -7,7 +7,9 @@ cave's border as ``{code, message, hint}`` and are rebuilt here from a table, ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "TimedOut",
     "Unsupported",
     "from_wire",
+    "map_os_errors",
 ]
 
 _MAX_TEXT = 2_000
@@ -189,3 +192,27 @@ def from_wire(head: Mapping[str, Any]) -> GhostError:
         code=code if family is not ProtocolFailure else None,
         data=data if isinstance(data, dict) else None,
     )
+
+
+_OS_CODES: dict[int, tuple[type[GhostError], str]] = {
+    errno.ENOSPC: (LimitExceeded, "no_space"),
+    errno.EDQUOT: (LimitExceeded, "no_space"),
+    errno.EMFILE: (LimitExceeded, "limit_exceeded"),
+    errno.ENFILE: (LimitExceeded, "limit_exceeded"),
+    errno.EAGAIN: (LimitExceeded, "limit_exceeded"),
+    errno.ENOMEM: (LimitExceeded, "limit_exceeded"),
+    errno.EACCES: (PermissionRefused, "permission_refused"),
+    errno.EPERM: (PermissionRefused, "permission_refused"),
+    errno.EROFS: (PermissionRefused, "read_only"),
+}
+
+
+@contextmanager
+def map_os_errors(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals in a block into errors of this family; ``doing`` says what failed."""
+    try:
+        yield
+    except OSError as exc:
+        family, code = _OS_CODES.get(exc.errno or 0, (BackendUnavailable, "backend_unavailable"))
+        where = f" ({exc.filename})" if isinstance(exc.filename, str) else ""
+        raise family(f"{doing}: {exc.strerror or exc}{where}", code=code) from exc

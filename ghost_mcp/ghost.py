@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -16,6 +15,7 @@ from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.cave import Cave, ExecResult
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
 from ghost_mcp.keep import Keep
+from ghost_mcp.languages import Language, program
 from ghost_mcp.pool import Pool
 from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
 from ghost_mcp.warden.link import Link
@@ -28,30 +28,29 @@ if TYPE_CHECKING:
 
     from ghost_mcp.backends.base import Backend
 
-__all__ = ["Ghost", "Language"]
-
-Language = Literal["python", "bash", "javascript"]
-_INTERPRETERS: Mapping[str, list[str]] = {
-    "python": ["python3", "-c"],
-    "bash": ["bash", "-c"],
-    "javascript": ["node", "-e"],
-}
-MAX_CODE = 100_000  # one argument of a program: Linux allows 128 KiB
+__all__ = ["Ghost"]
 
 
 class Ghost:
     """Creates and finds caves. Use it as ``async with Ghost() as ghost:``; leaving it ends its ephemeral caves.
 
-    ``backend`` is the default for specs that name none. ``state_dir`` is the local backend's folder.
+    ``backend`` is the default for specs that name none: a name, or a backend that is then opened and closed
+    here. ``state_dir`` is the local backend's folder.
     With ``pool_size`` so many caves are kept ready, where the backend can. ``keep`` holds what servers share
     between caves; it is closed first, while links and backends still work.
     """
 
     def __init__(
-        self, *, backend: str | None = None, state_dir: Path | None = None, pool_size: int = 0
+        self,
+        *,
+        backend: str | Backend | None = None,
+        state_dir: Path | None = None,
+        pool_size: int = 0,
     ) -> None:
         self.keep = Keep()
-        self.default_backend = backend or os.environ.get("GHOST_BACKEND") or default_backend()
+        self._given = None if backend is None or isinstance(backend, str) else backend
+        named = backend if isinstance(backend, str) else None
+        self.default_backend = self._given.name if self._given else named or default_backend()
         self._state_dir = state_dir
         self._backends: dict[str, Backend] = {}
         self._homes: dict[
@@ -65,7 +64,8 @@ class Ghost:
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        find_backend(self.default_backend)
+        if self._given is None:
+            find_backend(self.default_backend)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         return self
 
@@ -93,11 +93,16 @@ class Ghost:
         name = name or self.default_backend
         async with self._locks["backends"]:
             if name not in self._backends:
-                kind = find_backend(name)
-                made: Any = kind(self._state_dir) if name == "local" else kind()  # type: ignore[call-arg]
-                self._backends[name] = await made.__aenter__()
+                self._backends[name] = await self._made(name).__aenter__()
                 self._fill(self._backends[name])
             return self._backends[name]
+
+    def _made(self, name: str) -> Backend:
+        if self._given is not None and self._given.name == name:
+            return self._given
+        kind: Any = find_backend(name)
+        made: Backend = kind(self._state_dir) if name == "local" else kind()
+        return made
 
     async def create(self, spec: CaveSpec | None = None, **settings: Any) -> Cave:
         """Create a cave from a CaveSpec, or from its fields as keywords. It is ready when this returns.
@@ -171,16 +176,9 @@ class Ghost:
         timeout_s: float | None = None,
     ) -> ExecResult:
         """Run code in a cave with its python3, bash or node."""
-        if language not in _INTERPRETERS:
-            raise InvalidArgument(
-                f"unknown language: {language!r}", hint="Use python, bash or javascript."
-            )
-        if len(code.encode()) > MAX_CODE:
-            raise InvalidArgument(
-                "the code is too long for one call", hint="Write it to a file and run that."
-            )
+        argv = program(code, language)
         cave = await self.get(cave_id)
-        return await cave.exec([*_INTERPRETERS[language], code], timeout_s=timeout_s)
+        return await cave.exec(argv, timeout_s=timeout_s)
 
     async def link(self, cave_id: str) -> Link:
         """The live link to a cave, opened on first use and again when it broke."""

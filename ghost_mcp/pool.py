@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ghost_mcp.errors import CaveGone, CaveNotFound, GhostError
+from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
@@ -72,16 +71,33 @@ class Pool:
         while self._ready:
             prepared, link = self._ready.popleft()
             self._taken.set()
-            if not link.alive:
-                continue
-            with suppress(CaveNotFound, CaveGone):
-                info = await self._backend.claim(prepared, spec)
-                await link.call("configure", self._backend.settings(spec, secrets))
-                link.name = info.name
-                return info, link
-            await link.aclose()
-            await self._backend.destroy(spec.id)
+            try:
+                if link.alive:
+                    return await self._become(prepared, link, spec, secrets), link
+            except Conflict:  # the name is taken: the cave is as it was
+                self._ready.appendleft((prepared, link))
+                raise
+            except (CaveNotFound, CaveGone):
+                pass  # it ended meanwhile, or another process has it: the next one, then
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._discard(prepared, spec, link)
+                raise
+            await self._discard(prepared, spec, link)
         return None
+
+    async def _become(
+        self, prepared: str, link: Link, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> CaveInfo:
+        info = await self._backend.claim(prepared, spec)
+        await link.call("configure", self._backend.settings(spec, secrets))
+        link.name = info.name
+        return info
+
+    async def _discard(self, prepared: str, spec: CaveSpec, link: Link) -> None:
+        await link.aclose()
+        for cave_id in (prepared, spec.id):
+            await self._backend.destroy(cave_id)
 
     async def aclose(self) -> None:
         while self._ready:

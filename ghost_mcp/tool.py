@@ -11,11 +11,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.keep import Keep
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
@@ -25,7 +26,6 @@ __all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "t
 
 Effect = Literal["read", "write", "destroy"]
 CAVE_ARGUMENT = {"type": "string", "description": "Cave to act in; default: your own."}
-_T = TypeVar("_T")
 
 
 class Progress(Protocol):
@@ -48,26 +48,7 @@ class Call:
 
     cave: Cave
     progress: Progress = _silent
-    keep: Keep = field(default_factory=lambda: Keep())
-
-
-class Keep:
-    """Resources of one cave by name, each made once and closed in reverse order."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-
-    def get(self, name: str, make: Callable[[], _T]) -> _T:
-        """The resource of that name, made by ``make()`` on first use."""
-        if name not in self._made:
-            self._made[name] = make()
-        made: _T = self._made[name]
-        return made
-
-    async def aclose(self) -> None:
-        while self._made:
-            _, made = self._made.popitem()
-            await made.aclose()
+    keep: Keep = field(default_factory=Keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +125,9 @@ def tool(
 
 async def invoke(declared: Tool, call: Call, arguments: Mapping[str, Any]) -> Reply:
     """Check the arguments and run the handler. Raises InvalidArgument with a message a model can act on."""
+    for name, value in arguments.items():
+        if not _is_unicode(value):
+            raise InvalidArgument(f"{declared.name}: {name[:64]!r} holds half of a character")
     try:
         checked = declared.arguments.model_validate(dict(arguments))
     except ValidationError as exc:
@@ -151,6 +135,20 @@ async def invoke(declared: Tool, call: Call, arguments: Mapping[str, Any]) -> Re
     return await declared.handler(
         call, **{name: getattr(checked, name) for name in type(checked).model_fields}
     )
+
+
+def _is_unicode(value: object) -> bool:
+    """Whether every text in a JSON value can be encoded: JSON can name lone surrogates, UTF-8 cannot."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    elif isinstance(value, Mapping):
+        return all(_is_unicode(key) and _is_unicode(part) for key, part in value.items())
+    elif isinstance(value, list | tuple):
+        return all(map(_is_unicode, value))
+    return True
 
 
 def _explain(declared: Tool, error: ValidationError) -> str:
@@ -173,7 +171,8 @@ def _explain(declared: Tool, error: ValidationError) -> str:
 
 
 def compact(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without what a model does not need: titles, ``null`` alternatives of optional values, $defs."""
+    """The schema without what a model does not need: titles, $defs, ``null`` alternatives, and what goes
+    without saying (``default`` null or false, further properties allowed)."""
     definitions = schema.pop("$defs", {})
     shrunk: dict[str, Any] = _shrink(schema, definitions)
     return shrunk
@@ -191,7 +190,9 @@ def _shrink(node: Any, definitions: Mapping[str, Any]) -> Any:
     for key, value in node.items():
         if key == "title" and isinstance(value, str):
             continue
-        if key == "default" and value is None:
+        if (key == "default" and (value is None or value is False)) or (
+            key == "additionalProperties" and value is True
+        ):
             continue
         if key == "properties":
             out[key] = {name: _shrink(part, definitions) for name, part in value.items()}

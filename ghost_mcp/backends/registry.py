@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,21 +19,22 @@ __all__ = ["BUILTIN", "default_backend", "find_backend"]
 BUILTIN = MappingProxyType(
     {
         "local": "ghost_mcp.backends.local.backend:LocalBackend",
-        "fake": "ghost_mcp.backends.fake:FakeBackend",
         "docker": "ghost_mcp.backends.docker:DockerBackend",
     }
 )
 
 
 def default_backend() -> str:
-    """``local`` on Linux; elsewhere there are no namespaces, and docker has its own Linux."""
-    return "local" if sys.platform == "linux" else "docker"
+    """``$GHOST_BACKEND``, else ``local`` on Linux; elsewhere there are no namespaces, and docker has its own Linux."""
+    return os.environ.get("GHOST_BACKEND") or ("local" if sys.platform == "linux" else "docker")
 
 
 def find_backend(name: str) -> type[Backend]:
     """The backend's class. Raises InvalidArgument for an unknown name, BackendUnavailable when it cannot load."""
     where = BUILTIN.get(name)
     if where is None:
+        from importlib.metadata import entry_points  # costs more than all else here
+
         others = {entry.name: entry.value for entry in entry_points(group="ghost_mcp.backends")}
         where = others.get(name)
         if where is None:

@@ -6,9 +6,9 @@ import _signal  # type: ignore[import-not-found]
 import os
 from time import monotonic
 
-from . import processes
-from .program import RUN, WardenError
-from .streams import Feeder, Source, Spool, ToStream
+from . import processes, wire
+from .program import HOME, RUN, WardenError
+from .streams import Feeder, Nowhere, Source, Spool, ToStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ MAX_FINISHED = 64
 MAX_KEPT = 128 << 20
 MAX_PENDING_INPUT = 1 << 20
 MAX_EXCERPT = 1 << 16
+MAX_LISTING = 60_000
+MAX_SECONDS = 1e9
 STDOUT, STDERR = 1, 2
 
 
@@ -102,6 +104,8 @@ class Command:
     def exited(self, code: int) -> None:
         """The process has ended: finished as soon as what it wrote is read."""
         self._code = code
+        if self.tree is not None:
+            self.tree.finished()
         if self._timer is not None:
             self._timer.cancel()
         if self.feeder is not None:
@@ -164,9 +168,18 @@ class Command:
             }
         return head, b"".join(pieces)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
+        """It could not start: as if it had never been."""
         for source in self.sources:
             source.close()
+        self.forget()
+        del _registry(self.warden).commands[self.id]
+
+    def forget(self) -> None:
+        """Keep nothing of it. What it left running may go on writing: a closed pipe would end that."""
+        for source in self.sources:
+            source.sink = Nowhere()
+            source.resume()
         for spool in self.spools.values():
             spool.remove()
 
@@ -219,11 +232,11 @@ def environment(warden: Warden, extra: dict[str, str], mark: str) -> dict[str, s
 
 def folder(wanted: Any) -> str:
     """A working directory that exists. Raises file_not_found or not_a_directory."""
-    path: str = os.path.join("/workspace", str(wanted or ""))
+    path: str = os.path.join(HOME, str(wanted or ""))
     if not os.path.isdir(path):
-        if not path.startswith("/workspace"):
+        if not path.startswith(HOME):
             raise WardenError("file_not_found", f"no such folder: {path[:500]}")
-        if path.rstrip("/") == "/workspace":  # an image without one
+        if path.rstrip("/") == HOME:  # an image without one
             return "/"
         raise WardenError(
             "file_not_found", f"no such folder: {path[:500]}", "Make it first, or leave cwd out."
@@ -242,11 +255,14 @@ def start(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     if head.get("session"):
         from . import sessions
 
-        command = sessions.run(stream.peer.warden, head, body)
+        run = sessions.run
     else:
-        command = _launch(stream, head, body)
+        run = _launch
+    wanted, timeout_s = _Wanted(head), seconds(head, "timeout_s")  # before anything has started
+    command = run(stream, head, body)
+    command.limit(timeout_s)
     if head.get("keep"):
-        _await(stream, command, head, kill_on_reset=True)
+        _await(stream, command, wanted, kill_on_reset=True)
 
 
 def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
@@ -262,22 +278,23 @@ def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
         program = processes.find_program(argv[0], seen, cwd)
     else:
         raise WardenError("invalid_argument", "nothing to run")
-    if any("\0" in a for a in argv):
-        raise WardenError("invalid_argument", "a NUL byte in the command")
+    if head.get("pty"):
+        rows_and_columns(head["pty"])
     command = Command(warden, str(line) if line is not None else " ".join(argv))
     seen[processes.MARK] = command.id
     warden.log(f"{command.id} start {command.text[:200]}")
-    opened = _Wiring(command, stream, head)
+    opened = None
     try:
+        opened = _Wiring(command, stream, head)
         pid = processes.spawn(program, argv, seen, cwd, opened.child, terminal=opened.terminal)
-    except OSError:
-        opened.abandon()
-        del _registry(warden).commands[command.id]
+    except (OSError, WardenError):
+        if opened is not None:
+            opened.abandon()
+        command.discard()
         raise
     command.rooted(pid, command.id)
     warden.on_exit(pid, lambda status: command.exited(processes.exit_code(status)))
     opened.connect()
-    command.limit(head.get("timeout_s"))
     if command.feeder is not None and body:
         command.feeder.put(body)
     if command.feeder is not None and head.get("stdin") == "data":
@@ -296,10 +313,11 @@ class _Wiring:
         self._command, self._stream, self._keep = command, stream, bool(head.get("keep"))
         self._ours: list[tuple[int, int]] = []  # (channel, our end)
         self._input = self._held = -1
-        if head.get("pty"):
-            self._open_terminal(head["pty"])
-        else:
-            self._pipes(head)
+        try:
+            self._open_terminal(head["pty"]) if head.get("pty") else self._pipes(head)
+        except OSError:  # no descriptors left
+            self.abandon()
+            raise
 
     def _open_terminal(self, size: list[int]) -> None:
         master, slave = os.openpty()
@@ -349,12 +367,34 @@ class _Wiring:
                 os.close(fd)
 
 
-def resize(master: int, size: list[int]) -> None:
+def rows_and_columns(size: Any) -> tuple[int, int]:
+    """A terminal's size. Raises invalid_argument."""
+    if type(size) is not list or [type(n) for n in size] != [int, int]:
+        raise WardenError(
+            "invalid_argument", f"not a terminal's rows and columns: {str(size)[:40]}"
+        )
+    rows, columns = (max(1, min(n, 1000)) for n in size)
+    return rows, columns
+
+
+def resize(master: int, size: Any) -> None:
     import fcntl
     import struct
 
-    rows, columns = (max(1, min(int(n), 1000)) for n in size[:2])
-    fcntl.ioctl(master, 0x5414, struct.pack("HHHH", rows, columns, 0, 0))  # TIOCSWINSZ
+    packed = struct.pack("HHHH", *rows_and_columns(size), 0, 0)
+    fcntl.ioctl(master, 0x5414, packed)  # TIOCSWINSZ
+
+
+def seconds(head: dict[str, Any], key: str) -> float | None:
+    """A span of time from a head, or None. Raises invalid_argument."""
+    value = head.get(key)
+    if value is None:
+        return None
+    if type(value) not in (int, float):
+        raise WardenError(
+            "invalid_argument", f"{key} is not a number of seconds: {str(value)[:40]}"
+        )
+    return max(0.0, min(float(value), MAX_SECONDS))
 
 
 def _attach(stream: Stream, command: Command) -> None:
@@ -374,7 +414,7 @@ def _attach(stream: Stream, command: Command) -> None:
 
     def on_note(head: dict[str, Any], body: bytes) -> None:
         if "signal" in head:
-            command.signal(int(head["signal"]))
+            command.signal(signal_number(head))
         if "resize" in head and command.terminal >= 0:
             resize(command.terminal, head["resize"])
 
@@ -388,10 +428,20 @@ def _attach(stream: Stream, command: Command) -> None:
     command.waiters.append(lambda: stream.close(command.status()))
 
 
-def _await(stream: Stream, command: Command, head: dict[str, Any], *, kill_on_reset: bool) -> None:
-    """Answer when the command has finished or ``wait_s`` is over."""
-    since = {str(k): int(v) for k, v in (head.get("since") or {}).items()}
-    excerpt = max(0, min(int(head.get("excerpt", 4096)), MAX_EXCERPT))
+class _Wanted:
+    """How long to wait for a command, and how much of its output to answer with. Raises invalid_argument."""
+
+    def __init__(self, head: dict[str, Any]) -> None:
+        self.wait_s = seconds(head, "wait_s")
+        try:
+            self.since = {str(k): int(v) for k, v in (head.get("since") or {}).items()}
+            self.excerpt = max(0, min(int(head.get("excerpt", 4096)), MAX_EXCERPT))
+        except (ValueError, TypeError, AttributeError):
+            raise WardenError("invalid_argument", "since and excerpt are not counts") from None
+
+
+def _await(stream: Stream, command: Command, wanted: _Wanted, *, kill_on_reset: bool) -> None:
+    """Answer when the command has finished or the wait is over."""
     timer: list[Timer] = []
 
     def answer() -> None:
@@ -399,7 +449,7 @@ def _await(stream: Stream, command: Command, head: dict[str, Any], *, kill_on_re
             pending.cancel()
         if answer in command.waiters:
             command.waiters.remove(answer)
-        status, body = command.report(since, excerpt)
+        status, body = command.report(wanted.since, wanted.excerpt)
         stream.close(status, body)
 
     def on_reset() -> None:
@@ -415,9 +465,8 @@ def _await(stream: Stream, command: Command, head: dict[str, Any], *, kill_on_re
         return
     stream.on_reset = on_reset
     command.waiters.append(answer)
-    wait_s = head.get("wait_s")
-    if wait_s is not None:
-        timer.append(command.warden.after(max(0.0, float(wait_s)), answer))
+    if wanted.wait_s is not None:
+        timer.append(command.warden.after(wanted.wait_s, answer))
 
 
 def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
@@ -425,25 +474,39 @@ def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     command = _registry(stream.peer.warden).get(head.get("id"))
     action = head.get("action")
     if action == "wait":
-        _await(stream, command, head, kill_on_reset=False)
+        _await(stream, command, _Wanted(head), kill_on_reset=False)
         return
     if action == "input":
         _feed(command, body, eof=bool(head.get("eof")))
     elif action == "signal":
-        number = int(head.get("signal", 15))
-        if not 0 < number < 65:
-            raise WardenError("invalid_argument", f"not a signal: {number}")
-        if number == _signal.SIGKILL and command.running:
-            command.kill()
-        elif number == _signal.SIGKILL and command.tree is not None:
-            command.tree.kill()  # what a finished command has left behind
-        else:
-            command.signal(number)
+        stream.close({"reached": _signal_to(command, head), **command.status()})
+        return
     elif action == "resize" and command.terminal >= 0:
-        resize(command.terminal, head["size"])
+        resize(command.terminal, head.get("size"))
     else:
         raise WardenError("invalid_argument", f"cannot {str(action)[:64]} this command")
     stream.close(command.status())
+
+
+def signal_number(head: dict[str, Any]) -> int:
+    """The signal a head names; 0 reaches nobody and only counts. Raises invalid_argument."""
+    number = head.get("signal", _signal.SIGTERM)
+    if type(number) is not int or not 0 <= number < _signal.NSIG:
+        raise WardenError("invalid_argument", f"not a signal: {str(number)[:40]}")
+    return number
+
+
+def _signal_to(command: Command, head: dict[str, Any]) -> int:
+    """Signal all that the command started; returns how many processes that is."""
+    number = signal_number(head)
+    if number != _signal.SIGKILL:
+        return command.signal(number)
+    reached = command.signal(0)
+    if command.running:
+        command.kill()
+    elif command.tree is not None:
+        command.tree.kill()  # what a finished command has left behind
+    return reached
 
 
 def _feed(command: Command, data: bytes, *, eof: bool) -> None:
@@ -461,17 +524,32 @@ def _feed(command: Command, data: bytes, *, eof: bool) -> None:
 
 
 def listing(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """All commands this cave remembers, oldest first."""
-    commands = _registry(stream.peer.warden).commands.values()
-    stream.close({"commands": [{**c.status(), "text": c.text[:200]} for c in commands]})
+    """The commands this cave remembers, oldest first; ``omitted`` older ones did not fit the message."""
+    commands = list(_registry(stream.peer.warden).commands.values())
+    told: list[dict[str, Any]] = []
+    room = MAX_LISTING
+    for command in reversed(commands):
+        entry = {**command.status(), "text": command.text[:200]}
+        room -= len(wire.dumps(entry)) + 1
+        if room < 0:
+            break
+        told.append(entry)
+    stream.close({"commands": told[::-1], "omitted": len(commands) - len(told)})
+
+
+def kept(warden: Warden, name: Any, channel: Any) -> Spool:
+    """The kept output of a command. Raises command_not_found, invalid_argument."""
+    command = _registry(warden).get(name)
+    spool = command.spools.get(channel)
+    if spool is None:
+        raise WardenError("invalid_argument", f"command {command.id} keeps no such output")
+    return spool
 
 
 def output(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """``{id, channel, offset, count}``: a range of a kept output; the body is the bytes."""
     command = _registry(stream.peer.warden).get(head.get("id"))
-    spool = command.spools.get(int(head.get("channel", STDOUT)))
-    if spool is None:
-        raise WardenError("invalid_argument", f"command {command.id} keeps no such output")
+    spool = kept(stream.peer.warden, command.id, head.get("channel", STDOUT))
     count = max(0, min(int(head.get("count", MAX_EXCERPT)), 3 << 16))
     start, data = spool.read(max(0, int(head.get("offset", 0))), count)
     gap = list(spool.gap) if spool.gap[0] < spool.gap[1] else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat as modes
 
-from .program import CHUNK, WardenError
+from .program import CHUNK, HOME, RUN, WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
     from .program import Stream
 
-HOME = "/workspace"
 # Not files of the cave: the kernel's own trees, and Ghost's.
-OUTSIDE = ("/proc", "/sys", "/dev", "/.ghost", "/run/ghost")
+OUTSIDE = ("/proc", "/sys", "/dev", "/.ghost", RUN)
 MAX_PATH = 4096
 MAX_MEMORY = 8 << 20
 ONE_FRAME = 3 << 16
@@ -26,13 +25,12 @@ def resolve(path: Any) -> str:
 
     Raises invalid_path, path_outside.
     """
-    if (
-        not isinstance(path, str)
-        or not path
-        or "\0" in path
-        or len(path.encode("utf-8", "surrogateescape")) > MAX_PATH
-    ):
-        raise WardenError("invalid_path", f"not a path: {str(path)[:100]!r}")
+    try:
+        raw = os.fsencode(path) if isinstance(path, str) else b""
+    except UnicodeEncodeError:  # half a character
+        raw = b""
+    if not raw or b"\0" in raw or len(raw) > MAX_PATH:
+        raise WardenError("invalid_path", f"not a path: {ascii(path)[:100]}")
     if path.startswith("~/") or path == "~":
         path = os.environ.get("HOME", "/") + path[1:]
     full = os.path.normpath(os.path.join(HOME, path))
@@ -191,7 +189,7 @@ def write(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     except BaseException:
         writer.abandon()
         raise
-    stream.on_data = lambda channel, data: writer.take(data)
+    stream.on_data = writer.more
     stream.on_eof = lambda channel: writer.finish()
     stream.on_reset = writer.abandon
 
@@ -203,9 +201,14 @@ class _Writer:
         self.kind = head.get("mode", "overwrite")
         if self.kind not in ("create", "overwrite", "append"):
             raise WardenError("invalid_argument", f"not a way to write: {str(self.kind)[:40]}")
+        self.mode = head.get("permissions")
+        if self.mode is not None and type(self.mode) is not int:
+            raise WardenError("invalid_argument", f"not permissions: {str(self.mode)[:40]}")
         parent = os.path.dirname(self.full)
         if head.get("parents"):
             os.makedirs(parent, exist_ok=True)
+        elif os.path.lexists(parent) and not os.path.isdir(parent):
+            raise WardenError("not_a_directory", f"{parent} is not a folder")
         elif not os.path.isdir(parent):
             raise WardenError(
                 "file_not_found", f"no such folder: {parent}", "Set parents to make it."
@@ -255,6 +258,13 @@ class _Writer:
             self.size += count
             view = view[count:]
 
+    def more(self, channel: int, data: bytes) -> None:
+        try:
+            self.take(data)
+        except OSError:
+            self.abandon()
+            raise
+
     def finish(self) -> None:
         try:
             info = self._check()
@@ -270,10 +280,10 @@ class _Writer:
         )
 
     def _replace(self, info: os.stat_result | None) -> None:
-        mode = self.head.get("permissions")
+        mode = self.mode
         if mode is None:
             mode = modes.S_IMODE(info.st_mode) if info is not None else 0o644
-        os.fchmod(self.fd, int(mode) & 0o777)
+        os.fchmod(self.fd, mode & 0o777)
         if not self.temporary:
             named = f"{os.path.dirname(self.full)}/.{os.urandom(8).hex()}.part"
             # A descriptor is given, though the path is absolute, so that Python calls linkat(2): it follows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 
 PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
 
 _handle = _ctypes.dlopen("libc.so.6", 2)
 _prctl = _ctypes.dlsym(_handle, "prctl")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from .program import HOME
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -67,7 +69,7 @@ def stats(stream: Stream, head: dict[str, Any], body: bytes) -> None:
                 continue
             pids += 1
     disks = {}
-    for path in ("/workspace", "/tmp"):
+    for path in (HOME, "/tmp"):
         if os.path.isdir(path):
             info = os.statvfs(path)
             disks[path] = {

@@ -213,12 +213,13 @@ class Link:
         self,
         op: str,
         head: Mapping[str, Any] | None = None,
+        body: bytes = b"",
         *,
         limit_bytes: int = MAX_ANSWER,
         timeout_s: float | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         """One operation whose answer may also come as DATA: ``(head, all bytes)``. Raises LimitExceeded."""
-        async with self.stream(op, head, timeout_s=timeout_s) as stream:
+        async with self.stream(op, head, body, timeout_s=timeout_s) as stream:
             pieces, size = [], 0
             while (piece := await stream.receive()) is not None:
                 size += len(piece[1])

@@ -136,7 +136,7 @@ class Rules:
     def __init__(self, text: str) -> None:
         self._rules: list[tuple[Match, bool, bool, bool]] = []
         for line in text.removeprefix("\ufeff").split("\n"):
-            self._add(line[:-1] if line.endswith("\r") else line)
+            self._add(line.removesuffix("\r"))
 
     def _add(self, line: str) -> None:
         found = _RULE.fullmatch(line) if line[:1] != "#" and len(line) <= MAX_GLOB else None

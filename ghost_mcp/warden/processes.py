@@ -6,12 +6,14 @@ import _signal  # type: ignore[import-not-found]
 import os
 from time import clock_gettime
 
+from . import program
 from .program import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+workers: set[int] = set()  # children of ours that no command started
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "GHOST_COMMAND"
 # Python ignores these two; programs expect them.
@@ -67,7 +69,7 @@ def spawn(
 
     ``fds`` maps the child's descriptor to one of ours; with ``terminal``, the path of a pseudo terminal,
     descriptors 0 to 2 are that instead. posix_spawn, because it does not copy this process: a fork of it
-    costs twice a whole small program. Raises OSError when the program cannot be run.
+    costs twice a whole small program. Raises OSError or invalid_argument when it cannot be run.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if terminal:
@@ -79,12 +81,23 @@ def spawn(
     actions += [(os.POSIX_SPAWN_DUP2, _SPARE + target, target) for target in fds]
     actions += [(os.POSIX_SPAWN_CLOSE, _SPARE + target) for target in fds]
     os.chdir(cwd)  # the child starts where we are; nothing else here depends on it
+    _volunteer(b"500")
     try:
         return os.posix_spawn(
             program, argv, env, file_actions=actions, setsid=True, setsigdef=_DEFAULT_SIGNALS
         )
+    except ValueError:  # a NUL byte, a name with "=", half a character
+        what = "its arguments or environment hold what no program can be given"
+        raise WardenError("invalid_argument", f"cannot run {argv[0][:200]}: {what}") from None
     finally:
+        _volunteer(b"0")
         os.chdir("/")
+
+
+def _volunteer(score: bytes) -> None:
+    """What we start inherits our score, and is ended before us when the cave's memory runs out."""
+    if program.oom_score_fd >= 0:
+        os.pwrite(program.oom_score_fd, score, 0)
 
 
 class _Seen:
@@ -129,7 +142,7 @@ class Tree:
 
     An orphan is known by the mark in its environment. One that cleared its environment is taken only when
     ``alone()`` says that no other command runs that it could belong to. Orphans older than ``since`` belong
-    to what ran before.
+    to what ran before. Without ``include_root`` the root is a shell that goes on after the command.
     """
 
     def __init__(
@@ -143,6 +156,15 @@ class Tree:
     ) -> None:
         self.root, self.since, self.alone, self.include_root = root, since, alone, include_root
         self.mark = f"{MARK}={mark}\0".encode()
+        self._until: int | None = None
+
+    def finished(self) -> None:
+        """The command has ended. Its process number may be another's from now on; what a shell starts from
+        now on belongs to other commands."""
+        if self.include_root:
+            self.root = 0
+        else:
+            self._until = ticks()
 
     def pids(self) -> set[int]:
         """Who is alive now."""
@@ -154,7 +176,7 @@ class Tree:
             found |= {
                 p
                 for p, up in seen.parent.items()
-                if up == self.root and seen.started[p] >= self.since
+                if up == self.root and self._in_time(seen.started[p])
             }
         grew = True
         while grew:
@@ -164,12 +186,20 @@ class Tree:
         return found
 
     def _strayed(self, seen: _Seen, pid: int) -> bool:
-        if seen.parent[pid] != os.getpid() or pid == self.root or seen.started[pid] < self.since:
+        if (
+            seen.parent[pid] != os.getpid()
+            or pid == self.root
+            or pid in workers
+            or not self._in_time(seen.started[pid])
+        ):
             return False
         environ = _contents(f"/proc/{pid}/environ", 1 << 20)
         if f"{MARK}=".encode() in environ:
             return self.mark in environ
         return self.alone()
+
+    def _in_time(self, started: int) -> bool:
+        return self.since <= started and (self._until is None or started <= self._until)
 
     def signal(self, number: int) -> int:
         """Send a signal to all; returns how many it reached."""

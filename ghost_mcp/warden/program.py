@@ -51,6 +51,7 @@ OPERATIONS = {
     "remove": ("trees", "remove"),
     "list": ("trees", "listing"),
     "search": ("trees", "search"),
+    "edit": ("trees", "edit"),
     "snapshot": ("trees", "snapshot"),
     "pack": ("trees", "pack"),
     "unpack": ("trees", "unpack"),
@@ -143,7 +144,14 @@ class Stream:
     def close(self, head: dict[str, Any], body: bytes = b"") -> None:
         """Answer and end the stream; nothing happens when the hub has given it up already."""
         if self.open:
-            self.peer.send(self.peer.wire.send_close(self.id, {"ok": True, **head}, body))
+            try:
+                data = self.peer.wire.send_close(self.id, {"ok": True, **head}, body)
+            except (
+                wire.LocalProtocolError
+            ):  # a cave's own names and texts are in it: it may be long
+                self.fail(WardenError("too_large", "the answer does not fit one message"))
+                return
+            self.peer.send(data)
             self.peer.drop(self)
 
     def fail(self, exc: BaseException) -> None:
@@ -255,7 +263,10 @@ class Peer:
                 return
             try:
                 self._deliver(stream, frame)
-            except (WardenError, OSError) as exc:
+            except wire.ProtocolError:
+                raise
+            except Exception as exc:  # noqa: BLE001  (one call fails, never the cave)
+                self.warden.failed(exc)
                 stream.fail(exc)
 
     def _deliver(self, stream: Stream, frame: wire.Frame) -> None:
@@ -355,7 +366,9 @@ class Warden:
         os.set_blocking(wake_w, False)
         _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        _signal.signal(_signal.SIGTERM, lambda number, frame: self.exit("asked to end", 128 + number))
+        _signal.signal(
+            _signal.SIGTERM, lambda number, frame: self.exit("asked to end", 128 + number)
+        )
         self.watch(self._wake_r, READ, self._woken)
 
     # --- what operations use ---------------------------------------------------------------------
@@ -424,9 +437,19 @@ class Warden:
         while self.exit_code is None:
             for fd, events in self._poll.poll(self._patience(), 64):
                 callback = self._callbacks.get(fd)
-                if callback is not None:
-                    callback(events)
+                if callback is not None and not self._safely(callback, events):
+                    self.unwatch(fd)
             self._run_timers()
+
+    def _safely(self, call: Callable[..., None], *args: int) -> bool:
+        """Whether a callback went well: one that fails is logged, and ends nothing else in the cave."""
+        try:
+            call(*args)
+        except Exception as exc:  # noqa: BLE001
+            self.log(f"a callback failed: {exc!r}")
+            self.failed(exc)
+            return False
+        return True
 
     def _patience(self) -> float:
         while self._timers and self._timers[0].call is None:
@@ -438,7 +461,7 @@ class Warden:
         while self._timers and self._timers[0].when <= now:
             call = _heapq.heappop(self._timers).call
             if call is not None:
-                call()
+                self._safely(call)
 
     def _accept(self, sock: _socket.socket) -> None:
         try:
@@ -469,7 +492,7 @@ class Warden:
                 return
             callback = self._children.pop(pid, None)
             if callback is not None:
-                callback(status)
+                self._safely(callback, status)
 
     def _check_lifetime(self) -> None:
         """End at the deadline, after the idle limit, or when an ephemeral cave is alone for too long."""
@@ -544,10 +567,23 @@ def end_programs() -> None:
     processes.Tree(os.getpid(), "", 0, lambda: True, include_root=False).kill()
 
 
+oom_score_fd = -1
+
+
 def harden() -> None:
-    """Keep other programs of the cave out of this process: not dumpable, so no /proc/1/mem or /proc/1/fd."""
+    """Keep other programs of the cave out of this process: not dumpable, so no /proc/1/mem or /proc/1/fd.
+
+    Our own files in /proc are closed to us too then; what is needed later is opened before, while nothing
+    else runs here yet. (The loader may be unreadable, which makes a process not dumpable from its start.)
+    """
+    global oom_score_fd
     from . import libc
 
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)
+    try:
+        oom_score_fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        oom_score_fd = -1  # a kernel that does not let us: then all are equal when memory runs out
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 
@@ -561,7 +597,9 @@ def main(argv: list[str] | None = None) -> None:
 
         relay.run(options["--relay"])
         return
-    close_strays({int(options[name]) for name in ("--listen-fd", "--lifeline-fd") if name in options})
+    close_strays(
+        {int(options[name]) for name in ("--listen-fd", "--lifeline-fd") if name in options}
+    )
     if "--root" in options:
         unconfined(options["--root"])
     warden = Warden()

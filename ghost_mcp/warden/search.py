@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .streams import Spool
     from .trees import Output
 
 MAX_FILE_BYTES = 16 << 20
@@ -38,11 +39,42 @@ def search(head: dict[str, Any], out: Output) -> dict[str, Any]:
     except FileNotFoundError:
         raise WardenError("file_not_found", f"no such file: {root}", files.near(root)) from None
     if single:
+        os.close(files.opened(root)[0])  # says what is wrong with a name that was given, not met
         root, name = os.path.split(root)
-        found.file(os.path.join(root, name), name)
+        found.file(f"{root}/{name}", name)
+        if found.skipped:
+            hint = "Search it with a command, for example grep -a."
+            message = f"{name} is binary, or larger than {MAX_FILE_BYTES} bytes"
+            raise WardenError("not_a_file", message, hint)
     else:
         _tree(root, head, found)
     return {"path": root, **found.summary()}
+
+
+def kept(spool: Spool, head: dict[str, Any], out: Output) -> dict[str, Any]:
+    """Search a kept output as one file without a name; its lines are counted as far as they are kept."""
+    found = _Search(head, out)
+    raw: Any = io.BufferedReader(_Kept(spool), 1 << 16)
+    found.text(io.TextIOWrapper(raw, "utf-8", "replace", newline="\n"), "")
+    return {"path": "", **found.summary()}
+
+
+class _Kept(io.RawIOBase):
+    """A spool as a file, without what fell into its gap."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._at = 0
+        spool.reopen()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        start, data = self._spool.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at = start + len(data)
+        return len(data)
 
 
 def _tree(root: str, head: dict[str, Any], found: _Search) -> None:
@@ -125,16 +157,20 @@ class _Search:
     def file(self, full: str, shown: str) -> None:
         """Search one file; ``shown`` is its path in the answer. Binary, large and unreadable ones are skipped."""
         try:
-            text = _text(full)
+            text = _opened(full)
         except OSError:
             text = None
         if text is None:
             self.skipped += 1
-            return
+        else:
+            self.text(text, shown)
+
+    def text(self, text: io.TextIOWrapper, shown: str) -> None:
+        """Search one text to its end, and close it."""
         before = self._matches
         with text:
             try:
-                self._text(text, shown) if self._multiline else self._lines(text, shown)
+                self._whole(text, shown) if self._multiline else self._lines(text, shown)
             except OSError:
                 self.skipped += 1
         self._searched += 1
@@ -176,7 +212,7 @@ class _Search:
         for match in waiting:
             self._out.line(match)
 
-    def _text(self, text: io.TextIOWrapper, shown: str) -> None:
+    def _whole(self, text: io.TextIOWrapper, shown: str) -> None:
         whole = text.read(MAX_FILE_BYTES)
         at, line, last = 0, 1, 0
         for found in self._pattern.finditer(whole):
@@ -193,11 +229,9 @@ class _Search:
             told = _match(shown, line, at - start, whole[start:end].rstrip("\r"))
             told["end_line"] = line + whole.count("\n", start, end)
             if self._before:
-                told["before"] = _cut(whole[:start].split("\n")[-self._before - 1 : -1])
+                told["before"] = _lines_before(whole, start, self._before)
             if self._after:
-                told["after"] = _cut(
-                    whole[end + 1 : end + 1 + (1 << 16)].split("\n")[: self._after]
-                )
+                told["after"] = _lines_after(whole, end + 1, self._after)
             self._out.line(told)
 
 
@@ -209,16 +243,33 @@ def _match(path: str, line: int, at: int, text: str) -> dict[str, Any]:
     return {**told, "text": text[start : start + SHOWN], "cut": True}
 
 
-def _text(full: str) -> io.TextIOWrapper | None:
+def _lines_before(text: str, end: int, count: int) -> list[str]:
+    """The last lines that end before ``end``, the start of a line."""
+    lines: list[str] = []
+    while end > 0 and len(lines) < count:
+        start = text.rfind("\n", 0, end - 1) + 1
+        lines.append(text[start : min(end - 1, start + SHOWN)].rstrip("\r"))
+        end = start
+    return lines[::-1]
+
+
+def _lines_after(text: str, start: int, count: int) -> list[str]:
+    lines: list[str] = []
+    while start < len(text) and len(lines) < count:
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        lines.append(text[start : min(end, start + SHOWN)].rstrip("\r"))
+        start = end + 1
+    return lines
+
+
+def _opened(full: str) -> io.TextIOWrapper | None:
     """A file as text, bad UTF-8 replaced; None for what is no text file of a searchable size."""
     fd = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    raw = io.open(fd, "rb", buffering=1 << 16)  # noqa: SIM115  (the caller closes it)
+    raw = io.BufferedReader(io.FileIO(fd), 1 << 16)
     info = os.fstat(fd)
-    if (
-        not modes.S_ISREG(info.st_mode)
-        or info.st_size > MAX_FILE_BYTES
-        or b"\0" in raw.peek(_SNIFF_BYTES)[:_SNIFF_BYTES]
-    ):
+    sizable = modes.S_ISREG(info.st_mode) and info.st_size <= MAX_FILE_BYTES
+    if not sizable or b"\0" in raw.peek(_SNIFF_BYTES)[:_SNIFF_BYTES]:
         raw.close()
         return None
     return io.TextIOWrapper(raw, "utf-8-sig", "replace", newline="\n")

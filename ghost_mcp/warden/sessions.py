@@ -11,7 +11,15 @@ from __future__ import annotations
 import os
 
 from . import processes
-from .commands import MAX_PENDING_INPUT, STDERR, STDOUT, Command, environment, folder
+from .commands import (
+    MAX_PENDING_INPUT,
+    STDERR,
+    STDOUT,
+    Command,
+    environment,
+    folder,
+    signal_number,
+)
 from .program import READ, RUN, WardenError
 from .streams import Feeder
 
@@ -24,13 +32,18 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 32
 GRACE_S = 1.0
 
-# POSIX, so that dash and busybox run it too. Descriptors 8 and 9 are closed for the command itself.
+# POSIX, so that dash and busybox run it too. Descriptors 8 and 9 are closed for the command itself. Its own
+# are the shell's meanwhile, not only those of ".", so that an EXIT trap still writes where it should.
 LOOP = """
-while IFS= read -r ghost_n <&8; do
-  . "$ghost_n.sh" <"$ghost_n.in" >"$ghost_n.out" 2>"$ghost_n.err" 8<&- 9>&-
-  printf '%s %s\\0' "$?" "$PWD" >&9
+while IFS= command read -r ghost_n <&8; do
+  exec <"$ghost_n.in" >"$ghost_n.out" 2>"$ghost_n.err"
+  [ -p "$ghost_n.in" ] && command printf 'begun\\0' >&9
+  . "$ghost_n.sh" 8<&- 9>&-
+  command printf '%s %s\\0' "$?" "$PWD" >&9
+  exec </dev/null >/dev/null 2>&1
 done
 """
+MAX_SAID = 4200  # an exit status and a path
 
 
 class Session:
@@ -76,11 +89,11 @@ class Session:
         self.warden.watch(self._from_shell, READ, self._heard)
         self.warden.on_exit(self.pid, self._ended)
 
-    def run(self, command: Command, line: str, stdin: bytes | None, *, open_input: bool) -> None:
+    def run(self, command: Command, code: bytes, stdin: bytes | None, *, open_input: bool) -> None:
         """Hand one command to the shell."""
         self.count += 1
         base = f"{self.folder}/{self.count}"
-        _put(f"{base}.sh", line.encode() + b"\n")
+        _put(f"{base}.sh", code + b"\n")
         for suffix, channel in ((".out", STDOUT), (".err", STDERR)):
             os.mkfifo(base + suffix, 0o600)
             command.take(
@@ -92,6 +105,7 @@ class Session:
             # Opened for both ways, so that neither side waits for the other to open.
             fd = os.open(f"{base}.in", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             command.feeder = Feeder(self.warden, fd, lambda n: None)
+            command.feeder.hold()  # closed before the shell has opened it, all of it would be lost
             command.feeder.put(stdin or b"")
         elif stdin is not None:
             _put(f"{base}.in", stdin)
@@ -121,15 +135,22 @@ class Session:
             data = os.read(self._from_shell, 1 << 16)
         except (BlockingIOError, OSError):
             return
-        self._said = (self._said + data)[-(1 << 17) :]
-        message, found, rest = self._said.partition(b"\0")
         if not data:
             self.warden.unwatch(self._from_shell)
-        if not found:
+        *messages, rest = (self._said + data).split(b"\0")
+        self._said = rest[:MAX_SAID]
+        for message in messages:
+            self._told(message[:MAX_SAID])
+
+    def _told(self, message: bytes) -> None:
+        """One message of the shell: a command has begun, and reads its input; or it has ended, and how."""
+        if message == b"begun":
+            if self.command is not None and self.command.feeder is not None:
+                self.command.feeder.release()
             return
-        self._said = rest
         status, _, cwd = message.decode("utf-8", "surrogateescape").partition(" ")
-        self.cwd = cwd or self.cwd
+        if cwd and len(message) < MAX_SAID:  # PWD is a variable like any other: it may be anything
+            self.cwd = cwd
         self._finish(int(status) if status.isdigit() else 1)
 
     def _ended(self, status: int) -> None:
@@ -157,9 +178,18 @@ class Session:
                 continue
         command.exited(code)
 
+    def _tree(self, *, include_root: bool = True) -> processes.Tree:
+        """Everything that came from the shell."""
+        mark = f"session-{self.name}"
+        return processes.Tree(self.pid, mark, 0, lambda: False, include_root=include_root)
+
     def _end(self) -> None:
         """End the shell and everything that came from it."""
-        processes.Tree(self.pid, f"session-{self.name}", 0, lambda: False).kill()
+        self._tree().kill()
+
+    def signal(self, number: int) -> int:
+        """Signal all that came from the shell, jobs included, but not the shell; returns how many that is."""
+        return self._tree(include_root=False).signal(number) if self.live else 0
 
     def close(self) -> None:
         if self.live:
@@ -180,8 +210,9 @@ _sessions: dict[str, Session] = {}
 _counter = [0]
 
 
-def run(warden: Warden, head: dict[str, Any], body: bytes) -> Command:
+def run(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
     """Run a line in a session; the session is there, and free."""
+    warden = stream.peer.warden
     session = _get(head.get("session"))
     line = head.get("line")
     if line is None:
@@ -196,7 +227,11 @@ def run(warden: Warden, head: dict[str, Any], body: bytes) -> Command:
         )
     if not head.get("keep"):
         raise WardenError("invalid_argument", "a session's command keeps its output")
-    if "\0" in str(line):
+    try:
+        code = str(line).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise WardenError("invalid_argument", "half a character in the command") from None
+    if b"\0" in code:
         raise WardenError("invalid_argument", "a NUL byte in the command")
     if len(body) > MAX_PENDING_INPUT:
         raise WardenError("limit_exceeded", "too much input for a session: write it to a file")
@@ -211,10 +246,12 @@ def run(warden: Warden, head: dict[str, Any], body: bytes) -> Command:
     command = Command(warden, str(line), session=session.name)
     warden.log(f"{command.id} start in {session.name} {command.text[:200]}")
     stdin = str(head.get("stdin", "none"))
-    session.run(
-        command, str(line), body if stdin == "data" or body else None, open_input=stdin == "open"
-    )
-    command.limit(head.get("timeout_s"))
+    given = body if stdin == "data" or body else None
+    try:
+        session.run(command, code, given, open_input=stdin == "open")
+    except OSError:
+        command.discard()
+        raise
     return command
 
 
@@ -231,7 +268,7 @@ def _get(name: Any) -> Session:
 
 
 def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{action: create|close|list, name, cwd, env}``."""
+    """``{action: create|close|signal|list, name, cwd, env, signal}``."""
     warden, action = stream.peer.warden, head.get("action")
     if action == "create":
         stream.close(_describe(_create(warden, head)))
@@ -240,6 +277,8 @@ def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         session.close()
         del _sessions[session.name]
         stream.close(_describe(session))
+    elif action == "signal":
+        stream.close({"reached": _get(head.get("name")).signal(signal_number(head))})
     elif action == "list":
         stream.close({"sessions": [_describe(s) for s in _sessions.values()]})
     else:

@@ -36,6 +36,15 @@ class ToStream:
             self.stream.data(data, self.channel)
 
 
+class Nowhere:
+    """A sink for what nobody will ask for."""
+
+    room = CHUNK
+
+    def put(self, data: bytes) -> None:
+        return
+
+
 class Source:
     """Reads a descriptor into a sink while the sink has room. ``done`` is called once: at the end of the
     descriptor, or, after ``settle()``, as soon as nothing more is waiting in it."""
@@ -115,6 +124,7 @@ class Feeder:
         self._closed = closed
         self._pending = bytearray()
         self._ending = False
+        self._held = False
         self._watched = False
 
     @property
@@ -132,6 +142,15 @@ class Feeder:
     def end(self) -> None:
         """Close the descriptor once everything is written."""
         self._ending = True
+        if self.fd >= 0:
+            self._flush(0)
+
+    def hold(self) -> None:
+        """Let an end wait for ``release()``."""
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
         if self.fd >= 0:
             self._flush(0)
 
@@ -164,7 +183,7 @@ class Feeder:
             del self._pending[:count]
             self._taken(count)
         self._unwatch()
-        if self._ending:
+        if self._ending and not self._held:
             self.close()
 
 
@@ -238,6 +257,12 @@ class Spool:
             pieces.append(piece)
             at += len(piece)
         return offset, b"".join(pieces)
+
+    def reopen(self) -> None:
+        """In a worker, which has no descriptor of ours: read what is there by now."""
+        self._fd = (
+            os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC) if self.size else -1
+        )
 
     def remove(self) -> None:
         if self._fd >= 0:

@@ -7,11 +7,11 @@ itself stays small. A worker has a limit of processor time and memory, and dies 
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 
-from . import files, wire
-from .program import CHUNK, WardenError, error_head
+from . import files, processes, wire
+from .program import CHUNK, HOME, WardenError, error_head
 from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
@@ -90,6 +90,7 @@ class _Worker:
             _live(job, pipes[1], pipes[3], given, cpu_s)
         for fd in (pipes[1], pipes[3], *pipes[4:5]):
             os.close(fd)
+        processes.workers.add(self._pid)
         warden.on_exit(self._pid, self._exited)
         if feed:
             self.feeder = Feeder(warden, pipes[5], stream.consumed)
@@ -118,6 +119,7 @@ class _Worker:
             source.close()
 
     def _exited(self, status: int) -> None:
+        processes.workers.discard(self._pid)
         self._status = status
         if self.feeder is not None:
             self.feeder.close()
@@ -158,7 +160,7 @@ def _live(job: Job, data: int, answer: int, given: int, cpu_s: int | None) -> No
             out.flush()
         except MemoryError:
             raw = wire.dumps({"ok": False, "code": "limit_exceeded", "message": _TOO_MUCH})
-        except BaseException as exc:  # the child must never return into the loop
+        except BaseException as exc:  # noqa: BLE001  (the child must never return into the loop)
             raw = wire.dumps({"ok": False, **error_head(exc)})
         Output(answer).write(raw)
     finally:
@@ -218,12 +220,35 @@ def search(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
     A line is ``{path, line, column, text, before?, after?, cut?, end_line?}``, its path relative to the
     answer's; the answer is ``{path, matches, files, searched, skipped, truncated}``. Raises bad_pattern.
+    With ``{output, channel}``, a command's id and the number of a channel, its kept output is searched.
     """
+    spool = None
+    if head.get("output") is not None:
+        from . import commands
+
+        spool = commands.kept(stream.peer.warden, head["output"], head.get("channel"))
 
     def job(out: Output, given: int) -> dict[str, Any]:
         from . import search
 
-        return search.search(head, out)
+        return search.search(head, out) if spool is None else search.kept(spool, head, out)
+
+    work(stream, job)
+
+
+def edit(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{path, regex, count, all}`` and, as JSON in the body, ``{edits: [{old, new}]}``: what a file would be.
+
+    Nothing is written: DATA is the new content, to be written with the answer's version. The answer is
+    ``{path, version, replaced, diff, cut}``. Raises bad_pattern, not_found for a text that is not there,
+    conflict for one that is there too often.
+    """
+    edits = wire.loads(body)
+
+    def job(out: Output, given: int) -> dict[str, Any]:
+        from . import edits as editing
+
+        return editing.edit(head, edits, out)
 
     work(stream, job)
 
@@ -250,7 +275,7 @@ def remove(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     The answer is ``{path, removed}``. Raises permission_refused for the cave's own places.
     """
     full = files.real(head.get("path"), last=False)
-    for place in ("/", files.HOME, os.path.realpath(os.environ.get("HOME", "/")), *files.OUTSIDE):
+    for place in ("/", HOME, os.path.realpath(os.environ.get("HOME", "/")), *files.OUTSIDE):
         if place == full or full == "/" or place.startswith(full + "/"):
             raise WardenError(
                 "permission_refused", f"{full} is a place of the cave itself: it stays"

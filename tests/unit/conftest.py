@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 
 from ghost_mcp.warden import wire
 
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[2] / "ghost_mcp" / "warden"
+MAIN = "from warden.program import main; main()"
 WAIT_S = 30.0
 
 
@@ -31,21 +33,27 @@ class Refused(Exception):
 
 
 class Conversation:
-    """One stream, seen from the hub. Every wait is bounded by the client's socket timeout."""
+    """One stream, seen from the hub. Every wait is bounded by the client's socket timeout.
+
+    DATA is credited when it comes, unless the stream is ``held``.
+    """
 
     def __init__(self, client: Client, number: int) -> None:
         self.client = client
         self.id = number
         self.frames: deque[wire.Frame] = deque()
+        self.held = False
 
     def next(self) -> wire.Frame:
-        """The next DATA, EOF, NOTE, CLOSE or RESET of this stream; DATA is credited at once."""
+        """The next DATA, EOF, NOTE, CLOSE or RESET of this stream."""
         while not self.frames:
             self.client.read()
-        frame = self.frames.popleft()
-        if frame.kind == wire.DATA:
+        return self.frames.popleft()
+
+    def take(self, frame: wire.Frame) -> None:
+        self.frames.append(frame)
+        if frame.kind == wire.DATA and not self.held:
             self.client.send(self.client.wire.consumed(self.id, len(frame.body)))
-        return frame
 
     def note(self) -> dict[str, Any]:
         frame = self.next()
@@ -114,7 +122,7 @@ class Client:
             elif frame.kind == wire.OPEN:
                 self.accepted.append(self._conversation(frame.stream))
             elif frame.stream in self._streams and frame.kind != wire.CREDIT:
-                self._streams[frame.stream].frames.append(frame)
+                self._streams[frame.stream].take(frame)
 
     def _conversation(self, number: int) -> Conversation:
         found = self._streams[number] = Conversation(self, number)
@@ -148,6 +156,13 @@ class Client:
         self._sock.close()
 
 
+def alone(warden: Client) -> None:
+    """Return when the warden is its cave's only process."""
+    deadline = time.monotonic() + 10
+    while warden.call("stats")[0]["pids"] > 1:
+        assert time.monotonic() < deadline
+
+
 class Cave:
     """The process, and the host's view of its /workspace."""
 
@@ -156,42 +171,28 @@ class Cave:
         self.workspace = folder / "workspace"
         for made in (self.path.parent, self.workspace):
             made.mkdir()
-        with socket.socket(socket.AF_UNIX) as listener:
+        self.log = folder / "log"
+        with socket.socket(socket.AF_UNIX) as listener, self.log.open("wb") as log:
             listener.bind(str(self.path))
             listener.listen()
             lifeline, self._lifeline = os.pipe()
             fd = listener.fileno()
-            program = [sys.executable, "-S", "-B", "-c", "from warden.program import main; main()"]
+            argv = [*self._bwrap(), sys.executable, "-S", "-B", "-c", MAIN]
+            argv += ["--listen-fd", str(fd), "--lifeline-fd", str(lifeline)]
             self.process = subprocess.Popen(
-                [
-                    *self._bwrap(folder),
-                    *program,
-                    "--listen-fd",
-                    f"{fd}",
-                    "--lifeline-fd",
-                    f"{lifeline}",
-                ],
-                pass_fds=(fd, lifeline),
-                stdin=subprocess.DEVNULL,
+                argv, pass_fds=(fd, lifeline), stdin=subprocess.DEVNULL, stderr=log
             )
             os.close(lifeline)
 
-    def _bwrap(self, folder: Path) -> list[str]:
-        package = ROOT / "ghost_mcp" / "warden"
+    def _bwrap(self) -> list[str]:
         argv = ["bwrap", "--unshare-all", "--as-pid-1", "--uid", "1000", "--gid", "1000"]
         argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home/cave"]
         for name in ("usr", "bin", "sbin", "lib", "lib64", "etc"):
             argv += ["--ro-bind-try", f"/{name}", f"/{name}"]
         for prefix in {sys.base_prefix, sys.prefix} - {"/usr"}:
             argv += ["--ro-bind", prefix, prefix]
-        argv += [
-            "--ro-bind",
-            str(package),
-            "/.ghost/warden",
-            "--bind",
-            str(self.path.parent),
-            "/run/ghost",
-        ]
+        argv += ["--ro-bind", str(PACKAGE), "/.ghost/warden"]
+        argv += ["--bind", str(self.path.parent), "/run/ghost"]
         argv += ["--bind", str(self.workspace), "/workspace", "--chdir", "/workspace", "--clearenv"]
         argv += ["--setenv", "PYTHONPATH", "/.ghost", "--setenv", "HOME", "/home/cave"]
         return [*argv, "--setenv", "PATH", "/usr/bin:/bin"]
@@ -201,19 +202,22 @@ class Cave:
         assert self.process.wait(WAIT_S) == 0
 
 
-@pytest.fixture(scope="module")
-def cave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cave]:
-    """One warden for a module's tests. Its end is part of the test: it must end with its lifeline."""
+@pytest.fixture
+def cave(tmp_path: Path) -> Iterator[Cave]:
+    """A running warden. Its end is part of every test: it ends with its lifeline, and had no crash."""
     if shutil.which("bwrap") is None:
         pytest.skip("not run: bubblewrap is not here")
-    running = Cave(tmp_path_factory.mktemp("cave"))
-    yield running
-    running.end()
+    running = Cave(tmp_path)
+    try:
+        yield running
+    finally:
+        running.end()
+    assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture
 def warden(cave: Cave) -> Iterator[Client]:
-    """A link of its own to the module's warden."""
+    """A link to the warden."""
     client = Client(cave.path)
     yield client
     client.close()

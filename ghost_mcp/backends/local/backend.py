@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from ghost_mcp.backends.base import Backend
-from ghost_mcp.backends.local.cgroups import detect
+from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
 from ghost_mcp.errors import (
@@ -27,6 +27,7 @@ from ghost_mcp.errors import (
     Conflict,
     InvalidArgument,
     Unsupported,
+    map_os_errors,
 )
 from ghost_mcp.lifecycle import Event, State, after
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, Usage
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 GONE_S = 5.0
+LOCK_S = 60.0
 
 
 class LocalBackend(Backend):
@@ -77,35 +79,48 @@ class LocalBackend(Backend):
             os.close(fd)
         self._released.clear()
         self._reap()
+        self._cgroups.tidy()
 
     async def create(
         self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
     ) -> CaveInfo:
         self._check(spec)
         cave = self.state.cave(spec.id)
-        with suppress(FileExistsError):
-            cave.path.mkdir(0o711)
-            cave.path.chmod(0o711)
+        with map_os_errors("the cave cannot be made"):
             try:
-                return await self._make(cave, spec, secrets or {})
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self.destroy(spec.id)
-                raise
+                cave.path.mkdir(0o711)
+            except FileExistsError:
+                pass
+            else:
+                return await self._make_all(cave, spec, secrets or {})
         info = await self.get(spec.id)  # made before, under the same id
         if info.name != spec.name:
             raise Conflict(f"the cave id {spec.id} belongs to {info.name}")
         return info
 
+    async def _make_all(
+        self, cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> CaveInfo:
+        """Make the cave in its new folder, or leave nothing."""
+        try:
+            cave.path.chmod(0o711)
+            return await self._make(cave, spec, secrets)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.destroy(spec.id)
+                self.state.release(spec.name, spec.id)
+            raise
+
     async def _make(self, cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]) -> CaveInfo:
-        with cave.locked():
+        async with self._locked(cave):
             uid, gid = self._user(spec)
             await self._lay_out(cave, spec, uid, gid)
             if cave.path.parent == self.state.caves:
                 self.state.reserve(spec.name, spec.id)
             self._launch(cave, spec, uid, gid)
             # Written while the cave starts; one without a record is no cave and is swept.
-            record = self._record(spec, uid) | {"uid": uid, "gid": gid, "group": spec.id}
+            own = {"uid": uid, "gid": gid, "group": spec.id, "cgroups": self._cgroups.as_dict()}
+            record = self._record(spec, uid) | own
             cave.write_record(record)
             await self._await_start(cave, self.settings(spec, secrets))
         return info_of(record, State.RUNNING)
@@ -218,7 +233,7 @@ class LocalBackend(Backend):
             spec=spec,
             uid=uid,
             gid=gid,
-            cgroups=self._cgroups.create(self._group(cave), spec.limits),
+            cgroups=self._cgroups.create(f"{self.state.instance}-{cave.id}", spec.limits),
             cache=self.state.cache,
             disk=spec.limits.disk_bytes is not None,
         )
@@ -257,14 +272,9 @@ class LocalBackend(Backend):
     async def prepare(self, limits: Limits) -> str:
         spec = CaveSpec(limits=limits, ephemeral=True, owner=self.state.instance)
         cave = self.state.prepared(spec.id)
-        cave.path.mkdir(0o711)
-        cave.path.chmod(0o711)
-        try:
-            await self._make(cave, spec, {})
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.destroy(spec.id)
-            raise
+        with map_os_errors("a cave for the pool cannot be made"):
+            cave.path.mkdir(0o711)
+            await self._make_all(cave, spec, {})
         return spec.id
 
     async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
@@ -287,25 +297,14 @@ class LocalBackend(Backend):
 
     async def get(self, name: str) -> CaveInfo:
         cave = self.state.find(name)
-        info = self._info(cave)
-        if info is None:
-            raise CaveNotFound(f"no such cave: {name}")
-        return info
-
-    def _info(self, cave: CaveDir) -> CaveInfo | None:
-        with suppress(CaveNotFound):
-            info = cave.info(frozen=False)
-            if info.state is State.RUNNING and self._cgroups.frozen(self._group(cave)):
-                return cave.info(frozen=True)
-            return info
-        return None
+        return self.state.info(cave, self._cgroups)
 
     async def list(self) -> list[CaveInfo]:
         self._reap()
         found = []
         for cave in self.state.all():
-            info = self._info(cave)
-            if info is not None and not (info.state is State.ENDED and info.spec.ephemeral):
+            info = self.state.listed(cave, self._cgroups)
+            if info is not None:
                 found.append(info)
             else:
                 await self._sweep(cave)
@@ -317,27 +316,28 @@ class LocalBackend(Backend):
 
     async def _sweep(self, cave: CaveDir) -> None:
         """Remove what an ended ephemeral cave, or a creation that broke off, has left."""
-        with suppress(CaveNotFound), cave.locked(wait=False) as had:
-            if had and not cave.alive():
-                await self._erase(cave)
+        with suppress(CaveNotFound, Conflict):
+            async with self._locked(cave, wait_s=0):
+                if not cave.alive():
+                    await self._erase(cave)
 
     def _sweep_groups(self) -> None:
         """Remove the groups of caves that are gone; one that still has processes is left by the kernel."""
         prefix = f"{self.state.instance}-"
-        here = {self._group(cave) for cave in self.state.all(prepared=True)}
+        here = {self._group(cave).name for cave in self.state.all(prepared=True)}
         for group in self._cgroups.list():
             if group.startswith(prefix) and group not in here:
                 self._cgroups.remove(group)
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
         cave = self.state.find(cave_id)
-        with cave.locked():
+        async with self._locked(cave):
             info = await self.get(cave.id)
             after(info.state, Event.START, info.name)
             if info.state is State.PAUSED:
-                self._cgroups.thaw(self._group(cave))
+                self._group(cave).thaw()
             elif info.state is not State.RUNNING:
-                record = cave.record()
+                record = cave.record() | {"group": cave.id, "cgroups": self._cgroups.as_dict()}
                 self._launch(cave, info.spec, record["uid"], record["gid"])
                 await self._await_start(cave, self.settings(info.spec, secrets or {}))
                 record.pop("stopped", None)
@@ -348,11 +348,11 @@ class LocalBackend(Backend):
 
     async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
         cave = self.state.find(cave_id)
-        with cave.locked():
+        async with self._locked(cave):
             info = await self.get(cave.id)
             after(info.state, Event.PAUSE if pause else Event.STOP, info.name)
             if pause:
-                self._cgroups.freeze(self._group(cave))
+                self._group(cave).freeze()
             else:
                 cave.write_record({**cave.record(), "stopped": True})
                 await self._end(cave)
@@ -361,7 +361,7 @@ class LocalBackend(Backend):
     async def destroy(self, cave_id: str) -> None:
         try:
             cave = self.state.find(cave_id)
-            with cave.locked():
+            async with self._locked(cave):
                 await self._end(cave)
                 await self._erase(cave)
         except CaveNotFound:
@@ -379,12 +379,12 @@ class LocalBackend(Backend):
                 try:
                     if cave.warden_pid() == pid:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    self._cgroups.thaw(self._group(cave))  # the frozen die only once thawed
+                    self._group(cave).thaw()  # the frozen die only once thawed
                     with anyio.move_on_after(GONE_S):
                         await anyio.wait_readable(pidfd)
                 finally:
                     os.close(pidfd)
-        self._cgroups.kill(self._group(cave))
+        self._group(cave).kill()
         if cave.alive():
             raise BackendUnavailable(f"cave {cave.id} does not end")
         await self._collect(cave)
@@ -393,12 +393,12 @@ class LocalBackend(Backend):
         """Reap the outer process if it is ours, then the cgroup is empty and can go."""
         for _ in range(50):
             self._reap()
-            if self._cgroups.remove(self._group(cave)):
+            if self._group(cave).remove():
                 return
             await anyio.sleep(0.01)
 
     async def _erase(self, cave: CaveDir) -> None:
-        self._cgroups.remove(self._group(cave))
+        self._group(cave).remove()
         with suppress(CaveNotFound):
             record = cave.record()
             self.state.release(record["spec"]["name"], cave.id)
@@ -413,11 +413,23 @@ class LocalBackend(Backend):
             if done:
                 self._children.discard(pid)
 
-    def _group(self, cave: CaveDir) -> str:
-        """The cave's cgroup: named when it was made, which for a claimed cave was under another id."""
-        with suppress(CaveNotFound):
-            return f"{self.state.instance}-{cave.record().get('group', cave.id)}"
-        return f"{self.state.instance}-{cave.id}"
+    @asynccontextmanager
+    async def _locked(self, cave: CaveDir, *, wait_s: float = LOCK_S) -> AsyncIterator[None]:
+        """Hold the cave's lock, against other tasks and processes. Raises Conflict when it stays held."""
+        deadline = time.monotonic() + wait_s
+        while (fd := cave.try_lock()) is None:
+            if time.monotonic() >= deadline:
+                raise Conflict(
+                    f"cave {cave.id} is being changed by someone else", hint="Try again."
+                )
+            await anyio.sleep(0.005)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def _group(self, cave: CaveDir) -> CaveGroup:
+        return self.state.group(cave, self._cgroups)
 
     async def connect(self, cave_id: str) -> ByteStream:
         cave = self.state.find(cave_id)
@@ -426,7 +438,7 @@ class LocalBackend(Backend):
 
     async def usage(self, cave_id: str) -> Usage:
         cave = self.state.find(cave_id)
-        return Usage(**self._cgroups.usage(self._group(cave)))
+        return Usage(**self._group(cave).usage())
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         cave = self.state.find(cave_id)

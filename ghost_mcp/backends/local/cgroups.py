@@ -16,6 +16,7 @@ import os
 import select
 import signal
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.spec import Limits
 
-__all__ = ["CgroupDriver", "detect"]
+__all__ = ["CaveGroup", "CgroupDriver", "detect"]
 
 CPU_PERIOD_US = 100_000
 WAIT_S = 5.0
@@ -76,9 +77,8 @@ class CgroupDriver:
         groups = self._wanted(cave_id, limits)
         try:
             passed_on = self.bases if self.version == 2 else ()
-            for group in groups:
-                make_group(group, controllers=passed_on)
-            self._apply(cave_id, limits, fresh=True)
+            made = [make_group(group, controllers=passed_on) for group in groups]
+            self._apply(cave_id, limits, fresh=all(made))
         except OSError as exc:
             self.remove(cave_id)
             raise BackendUnavailable(
@@ -297,6 +297,32 @@ class CgroupDriver:
                     write(f"{group}/cgroup.procs", str(pid))
             seen |= new
         raise Conflict("the cave starts processes faster than they can be limited")
+
+
+@dataclass(frozen=True, slots=True)
+class CaveGroup:
+    """The group of one cave, by the driver that made it."""
+
+    driver: CgroupDriver
+    name: str
+
+    def frozen(self) -> bool:
+        return self.driver.frozen(self.name)
+
+    def freeze(self) -> None:
+        self.driver.freeze(self.name)
+
+    def thaw(self) -> None:
+        self.driver.thaw(self.name)
+
+    def kill(self) -> bool:
+        return self.driver.kill(self.name)
+
+    def remove(self) -> bool:
+        return self.driver.remove(self.name)
+
+    def usage(self) -> dict[str, Any]:
+        return self.driver.usage(self.name)
 
 
 def _limit_memory(group: str, limit: int | None, version: int) -> None:

@@ -45,8 +45,9 @@ def find(state: str, name: str) -> str:
             return f"{state}/caves/{os.path.basename(os.readlink(f'{state}/names/{name}'))}"
         except (OSError, ValueError):
             pass
-        if "\0" not in name and os.path.isdir(f"{state}/caves/{name}"):
-            return f"{state}/caves/{name}"
+        for folder in ("caves", "pool"):
+            if "\0" not in name and os.path.isdir(f"{state}/{folder}/{name}"):
+                return f"{state}/{folder}/{name}"
     known = ", ".join(names(state)[:10])
     raise CaveNotFound(
         f"no such cave: {name[:64]}",

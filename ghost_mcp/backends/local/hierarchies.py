@@ -163,8 +163,8 @@ def _step_down(path: str) -> None:
                 write(f"{path}/{HUB_LEAF}/cgroup.procs", str(pid))
 
 
-def make_group(group: str, *, controllers: Iterable[str] = ()) -> None:
-    """mkdir; nothing happens when it is there. A folder of all caves that is missing is made first.
+def make_group(group: str, *, controllers: Iterable[str] = ()) -> bool:
+    """mkdir; False when it is there already. A folder of all caves that is missing is made first.
 
     On v2 that folder must pass ``controllers`` on to its children.
     """
@@ -173,12 +173,13 @@ def make_group(group: str, *, controllers: Iterable[str] = ()) -> None:
         try:
             os.mkdir(group, 0o755)
         except FileExistsError:
-            return
+            return False
         except FileNotFoundError:
             make_folder(folder, controllers)
         else:
-            return
+            return True
     os.mkdir(group, 0o755)
+    return True
 
 
 def make_folder(folder: str, controllers: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ghost_mcp.backends.local.etc import ENVIRONMENT as ETC_ENVIRONMENT
 from ghost_mcp.backends.local.etc import build_etc
 from ghost_mcp.backends.local.seccomp import filter_bytes
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
@@ -30,6 +31,7 @@ LISTEN_FD, LIFELINE_FD, SECCOMP_FD, INFO_FD = 3, 4, 5, 6
 CREATION_S = 30  # a cave that nobody has configured by then ends
 
 ENVIRONMENT = {
+    **ETC_ENVIRONMENT,
     "PATH": "/home/cave/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/home/cave",
     "USER": "cave",
@@ -234,5 +236,4 @@ def _own(request: Launch, files: Path, mounts: dict[str, str]) -> list[str]:
 
 
 def _environment() -> list[str]:
-    pairs = {**ENVIRONMENT, **runtime.environ("/.ghost")}
-    return [word for name, value in pairs.items() for word in ("--setenv", name, value)]
+    return [word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)]

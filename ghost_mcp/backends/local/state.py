@@ -13,37 +13,28 @@ Folders above a cave's own are mode 0711: the cave's user passes through them an
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ghost_mcp.backends.local import door
+from ghost_mcp.backends.local.cgroups import CaveGroup, CgroupDriver
 from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound, Conflict
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
 
-__all__ = ["CaveDir", "StateDir", "default_state_dir"]
+__all__ = ["CaveDir", "StateDir", "info_of"]
 
 # Above what systemd, containers and subordinate ids use (systemd's UIDS-GIDS.md: "unused").
 FIRST_UID = 1_879_100_000
 UIDS = 200_000_000
-
-
-def default_state_dir() -> Path:
-    """``$GHOST_STATE_DIR``, else /var/lib/ghost for root and ~/.local/state/ghost for others."""
-    if named := os.environ.get("GHOST_STATE_DIR"):
-        return Path(named).absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/ghost")
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "ghost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +80,10 @@ class CaveDir:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            _on_socket(sock.connect, self.socket_path)
-        except OSError as exc:
+            door.connect(sock, os.fspath(self.path))
+        except BaseException:
             sock.close()
-            if exc.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR):
-                raise CaveGone(f"cave {self.id} is not running") from None
-            raise BackendUnavailable(
-                f"the warden of cave {self.id} is not accepting: {exc.strerror}"
-            ) from exc
+            raise
         return sock
 
     def alive(self) -> bool:
@@ -118,23 +105,21 @@ class CaveDir:
             return None
         return pid if namespace == info.get("pid-namespace", namespace) else None
 
-    @contextmanager
-    def locked(self, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the cave's lock over a change of its state; yields whether it was had."""
+    def try_lock(self) -> int | None:
+        """Take the cave's lock for a change of its state: a descriptor to close, or None when it is held.
+
+        Raises CaveNotFound when there is no such cave.
+        """
         try:
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (FileNotFoundError, NotADirectoryError):
             raise CaveNotFound(f"no such cave: {self.id}") from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            os.close(fd)
+            return None
+        return fd
 
     def info(self, *, frozen: bool) -> CaveInfo:
         record = self.record()
@@ -160,7 +145,7 @@ class StateDir:
     """All local caves of one Ghost."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path or default_state_dir()
+        self.path = path or Path(door.state_folder())
         self.caves = self.path / "caves"
         self.pool = self.path / "pool"
         self.names = self.path / "names"
@@ -207,16 +192,35 @@ class StateDir:
 
     def find(self, name: str) -> CaveDir:
         """The cave of that name or id. Raises CaveNotFound, with the names there are."""
-        if "/" not in name and name not in ("", ".", ".."):
-            with suppress(OSError):
-                return self.cave(os.readlink(self.names / name))
-            for found in (self.cave(name), self.prepared(name)):
-                if found.path.is_dir():
-                    return found
-        known = ", ".join(sorted(self._entries(self.names))[:10])
-        raise CaveNotFound(
-            f"no such cave: {name[:64]}",
-            hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
+        return CaveDir(Path(door.find(os.fspath(self.path), name)))
+
+    def info(self, cave: CaveDir, cgroups: CgroupDriver) -> CaveInfo:
+        """What is there now. Raises CaveNotFound."""
+        info = cave.info(frozen=False)
+        if info.state is State.RUNNING and self.group(cave, cgroups).frozen():
+            return cave.info(frozen=True)
+        return info
+
+    def listed(self, cave: CaveDir, cgroups: CgroupDriver) -> CaveInfo | None:
+        """The same for a list: None for what is to be swept, an ended ephemeral cave or half a creation."""
+        with suppress(CaveNotFound):
+            info = self.info(cave, cgroups)
+            if not (info.state is State.ENDED and info.spec.ephemeral):
+                return info
+        return None
+
+    def group(self, cave: CaveDir, cgroups: CgroupDriver) -> CaveGroup:
+        """The cave's cgroup. ``cgroups`` is this process's driver: it serves while there is no record yet.
+
+        The record names the driver and the group: another process, in another group of its own, may have
+        made the cave, and a claimed one was made under another id.
+        """
+        try:
+            record = cave.record()
+        except CaveNotFound:
+            return CaveGroup(cgroups, f"{self.instance}-{cave.id}")
+        return CaveGroup(
+            CgroupDriver.from_dict(record["cgroups"]), f"{self.instance}-{record['group']}"
         )
 
     def all(self, *, prepared: bool = False) -> list[CaveDir]:
@@ -279,22 +283,10 @@ class StateDir:
             os.unlink(cave.socket_path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _on_socket(sock.bind, cave.socket_path)
+            door.on_socket(sock.bind, os.fspath(cave.socket_path))
             os.chmod(cave.socket_path, 0o600)
             sock.listen(128)
         except BaseException:
             sock.close()
             raise
         return sock
-
-
-def _on_socket(act: Any, path: Path) -> None:
-    """Bind or connect; a path over the kernel's 108 bytes goes through the folder's descriptor."""
-    if len(os.fsencode(path)) < 104:
-        act(os.fspath(path))
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        act(f"/proc/self/fd/{folder}/{path.name}")
-    finally:
-        os.close(folder)

@@ -1,0 +1,221 @@
+# The one list of commands: parsing, help and shell completion are made from it.
+"""What the command line offers, as data. A command's module is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["COMMANDS", "LANGUAGES", "SHELLS", "Argument", "Command"]
+
+LANGUAGES = ("python", "bash", "javascript")
+SHELLS = ("bash", "zsh", "fish")
+
+
+class Argument:
+    """What ``add_argument`` of argparse takes."""
+
+    __slots__ = ("flags", "settings")
+
+    def __init__(self, *flags: str, **settings: Any) -> None:
+        self.flags = flags
+        self.settings = settings
+
+    @property
+    def takes_value(self) -> bool:
+        return "action" not in self.settings or self.settings["action"] == "append"
+
+    @property
+    def positional(self) -> bool:
+        return not self.flags[0].startswith("-")
+
+
+class Command:
+    """One command: what it is for, ``module:function`` that runs it, what it takes."""
+
+    __slots__ = ("arguments", "details", "summary", "where")
+
+    def __init__(self, where: str, summary: str, *arguments: Argument, details: str = "") -> None:
+        self.where = where
+        self.summary = summary
+        self.arguments = arguments
+        self.details = details
+
+
+def _flag(*flags: str, help: str) -> Argument:
+    return Argument(*flags, action="store_true", help=help)
+
+
+def _many(flag: str, metavar: str, help: str) -> Argument:
+    return Argument(flag, metavar=metavar, action="append", default=[], help=help)
+
+
+JSON = _flag("--json", help="answer with one JSON document on stdout, and nothing else")
+BACKEND = Argument(
+    "--backend",
+    metavar="NAME",
+    help="the engine: local, docker (default: $GHOST_BACKEND, else local)",
+)
+CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
+
+COMMANDS: dict[str, Command] = {
+    "create": Command(
+        "caves:create",
+        "make a cave that lives until it is destroyed or its time is over",
+        Argument("name", metavar="NAME", help="1 to 40 of a-z, 0-9 and -"),
+        Argument(
+            "--image",
+            metavar="IMAGE",
+            help="a root tree (local) or an image reference; default: the backend's own",
+        ),
+        Argument("--cpu", metavar="N", type=float, help="processors, for example 0.5"),
+        Argument("--memory", metavar="SIZE", help="for example 512m or 2g"),
+        Argument("--pids", metavar="N", type=int, help="processes and threads at most"),
+        Argument("--disk", metavar="SIZE", help="for the cave's files together"),
+        Argument(
+            "--timeout", metavar="SPAN", help="ends the cave so long after its start: 90s, 10m, 2h"
+        ),
+        Argument(
+            "--idle-timeout", metavar="SPAN", help="ends the cave so long after its last call"
+        ),
+        Argument(
+            "--network",
+            metavar="MODE",
+            default="none",
+            help="none (default), or what the backend offers",
+        ),
+        _many(
+            "--env", "KEY=VALUE", "a variable for its programs; KEY alone takes yours (repeatable)"
+        ),
+        _many(
+            "--secret",
+            "NAME",
+            "a variable whose value is taken from yours and stored nowhere (repeatable)",
+        ),
+        Argument(
+            "--workspace",
+            metavar="DIR",
+            help="a folder of yours as /workspace, instead of the cave's own",
+        ),
+        _many("--label", "KEY=VALUE", "a label (repeatable)"),
+        BACKEND,
+        JSON,
+    ),
+    "exec": Command(
+        "programs:run",
+        "run code, or a program, in a cave",
+        CAVE,
+        Argument(
+            "code",
+            metavar="CODE",
+            nargs="?",
+            help="code to run; a program and its arguments go after --",
+        ),
+        Argument(
+            "--language",
+            metavar="LANGUAGE",
+            choices=LANGUAGES,
+            default="python",
+            help="python (default), bash or javascript",
+        ),
+        _flag("-i", "--interactive", help="pass input on, also from a terminal"),
+        _flag("-t", "--tty", help="give it a terminal; -it without code opens a shell"),
+        Argument("--cwd", metavar="DIR", help="its working directory (default: /workspace)"),
+        _many("--env", "KEY=VALUE", "a variable for it; KEY alone takes yours (repeatable)"),
+        Argument(
+            "--timeout",
+            metavar="SPAN",
+            help="ends it and all it started after so long; exit code 124",
+        ),
+        BACKEND,
+        JSON,
+        details="ghost exec CAVE -- PROGRAM ARGUMENT... runs a program. The exit code is the program's.",
+    ),
+    "list": Command("caves:list_caves", "list the caves", BACKEND, JSON),
+    "info": Command(
+        "caves:info",
+        "show a cave: limits, what it uses, what is really enforced",
+        CAVE,
+        BACKEND,
+        JSON,
+    ),
+    "start": Command(
+        "caves:start", "bring a stopped, paused or ended cave back", CAVE, BACKEND, JSON
+    ),
+    "stop": Command(
+        "caves:stop",
+        "end all processes of a cave and keep its files",
+        CAVE,
+        _flag("--pause", help="freeze the processes instead of ending them"),
+        BACKEND,
+        JSON,
+    ),
+    "destroy": Command(
+        "caves:destroy",
+        "remove caves and everything in them",
+        Argument("caves", metavar="CAVE", nargs="*", help="names or ids"),
+        _flag("--all", help="every cave, those of live sessions excepted"),
+        BACKEND,
+        JSON,
+    ),
+    "logs": Command(
+        "caves:logs",
+        "show a cave's log",
+        CAVE,
+        _flag("-f", "--follow", help="go on until the cave ends"),
+        BACKEND,
+        JSON,
+    ),
+    "mcp": Command(
+        "tools:mcp",
+        "serve the sixteen tools to an MCP client, over stdin and stdout",
+        Argument(
+            "--server",
+            metavar="SERVER",
+            help="only the tools of browser, file, shell or markitdown",
+        ),
+        Argument(
+            "--cave",
+            metavar="CAVE",
+            help="a cave that is there, instead of one that ends with the connection",
+        ),
+        BACKEND,
+    ),
+    "call": Command(
+        "tools:call",
+        "run one tool, as an MCP client would",
+        Argument("tool", metavar="TOOL", help="for example file_read"),
+        Argument(
+            "arguments",
+            metavar="KEY=VALUE",
+            nargs="*",
+            help="its arguments; KEY:=JSON for a value that is no text",
+        ),
+        Argument(
+            "--cave", metavar="CAVE", help="a cave that is there, instead of one made for this call"
+        ),
+        Argument("--save", metavar="DIR", help="a folder for the pictures of the answer"),
+        BACKEND,
+        JSON,
+    ),
+    "doctor": Command(
+        "doctor:run", "say what is here and what is missing, and try the walls of a cave", JSON
+    ),
+    "demo": Command(
+        "demo:run",
+        "let a real MCP client use the tools, step by step",
+        Argument(
+            "--folder",
+            metavar="DIR",
+            default="ghost-demo",
+            help="where the screenshot goes (default: ghost-demo)",
+        ),
+        JSON,
+    ),
+    "version": Command("about:version", "say which version this is", JSON),
+    "completion": Command(
+        "completion:script",
+        "print what a shell needs to complete these commands",
+        Argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish"),
+        JSON,
+    ),
+}

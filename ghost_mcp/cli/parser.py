@@ -1,0 +1,104 @@
+# From words to a command's options. Only the parser of the command at hand is built.
+"""Parsing and help, from the list in ``commands``."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+from ghost_mcp.cli.commands import COMMANDS
+from ghost_mcp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ghost_mcp.cli.output import Output
+
+__all__ = ["handler", "overview", "parse"]
+
+WIDTH = 100
+
+
+class _Format(argparse.HelpFormatter):
+    """A fixed width: to ask the terminal for its own, argparse imports shutil, at each start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=WIDTH, max_help_position=26)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refusals are GhostErrors, rendered like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidArgument(message, hint=" ".join(self.format_usage().split()))
+
+
+def parse(words: list[str]) -> argparse.Namespace | None:
+    """The options of a command, its name as ``command``; None when only help is wanted.
+
+    What follows ``--`` is ``argv``, None without it. Raises InvalidArgument; SystemExit after a help text.
+    """
+    if not words or words[0] in ("-h", "--help") or words == ["help"]:
+        return None
+    if words[0] == "help":
+        words = [words[1], "--help"]
+    elif words[0] in ("-V", "--version"):
+        words = ["version", *words[1:]]
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise InvalidArgument(f"unknown command: {name[:64]}", hint=_near(name))
+    argv = None
+    if name == "exec" and "--" in rest:
+        cut = rest.index("--")
+        rest, argv = rest[:cut], rest[cut + 1 :]
+    options = _parser(name).parse_intermixed_args(rest)
+    options.command, options.argv = name, argv
+    return options
+
+
+def _parser(name: str) -> _Parser:
+    command = COMMANDS[name]
+    parser = _Parser(
+        prog=f"ghost {name}",
+        description=command.summary,
+        epilog=command.details,
+        formatter_class=_Format,
+        allow_abbrev=False,
+    )
+    for argument in command.arguments:
+        parser.add_argument(*argument.flags, **argument.settings)
+    return parser
+
+
+def handler(name: str) -> Callable[[argparse.Namespace, Output], int]:
+    """The function that runs a command."""
+    module, _, function = COMMANDS[name].where.partition(":")
+    found: Callable[[argparse.Namespace, Output], int] = getattr(
+        import_module(f"ghost_mcp.cli.{module}"), function
+    )
+    return found
+
+
+def overview() -> str:
+    """What ``ghost --help`` says."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ghost COMMAND ...",
+            "",
+            "A computer of its own for an agent: caves, and sixteen tools in them.",
+            "",
+            *lines,
+            "",
+            "ghost COMMAND --help says more. GHOST_STATE_DIR and GHOST_BACKEND set where caves are kept and made.",
+        ]
+    )
+
+
+def _near(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, n=1)
+    return f"Did you mean: ghost {near[0]}" if near else f"Commands: {', '.join(COMMANDS)}."

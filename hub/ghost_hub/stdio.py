@@ -1,0 +1,32 @@
+# Only this file says what `ghost mcp` serves.
+"""The hub, or one of its servers alone, over stdio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ghost_hub.catalog import toolset
+from ghost_hub.server import hub_server
+from ghost_servers.serving import alone
+from ghost_servers.serving import run as run_server
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+
+    from ghost_servers.serving import Caves, Context
+
+__all__ = ["run"]
+
+
+def run(*, server: str | None = None, cave: str | None = None, backend: str | None = None) -> int:
+    """Serve until the client ends it; returns the process's exit code. Nothing but JSON-RPC is on stdout.
+
+    ``server`` is one of the four, alone and under its tools' own names; None is all of them. ``cave`` is an
+    existing cave to act in, instead of an ephemeral one of this connection. ``backend`` makes that one.
+    """
+
+    def make(caves: Callable[[Context], Caves]) -> Server[Any]:
+        return hub_server(caves) if server is None else alone(toolset(server), caves)
+
+    return run_server(make, cave=cave, backend=backend)

@@ -1,0 +1,6 @@
+"""The file server alone, over stdio."""
+
+from ghost_servers.file import TOOLSET
+from ghost_servers.serving import run_alone
+
+raise SystemExit(run_alone(TOOLSET))

@@ -1,0 +1,228 @@
+# Only this file decides which cave a call goes to.
+"""From a call's ``cave`` argument, or none, to a live cave and what the servers keep for it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, Self
+
+import anyio
+
+from ghost_mcp.errors import CaveGone, CaveNotFound, GhostError, Internal
+from ghost_mcp.lifecycle import Event, State, after
+from ghost_mcp.spec import CaveInfo, CaveSpec, check_name
+from ghost_mcp.tool import Keep
+
+if TYPE_CHECKING:
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.ghost import Ghost
+    from ghost_mcp.warden.link import Link
+
+__all__ = ["Caves", "Place", "Places", "SessionCaves"]
+
+_log = logging.getLogger(__name__)
+
+CLOSE_S = 3.0
+END_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a call happens. ``note`` is for the caller: something about the cave that it cannot know."""
+
+    cave: Cave
+    link: Link
+    keep: Keep = field(default_factory=Keep)
+    note: str = ""
+
+
+class Caves(Protocol):
+    """The caves one caller may use. Whatever is read or called goes through it, tools and resources alike."""
+
+    async def place(self, name: str | None) -> Place:
+        """The cave of that name, or the caller's own, which is created on first use.
+
+        Raises CaveNotFound, CaveGone, Conflict when it is stopped, and what creating raises.
+        """
+
+    async def find(self, name: str) -> Cave:
+        """The cave of that name, whatever its state. Raises CaveNotFound."""
+
+    async def failed(self, place: Place, error: GhostError) -> GhostError:
+        """To be called when a call in ``place`` failed; the error to tell, which says when the cave is gone."""
+
+    async def list(self) -> list[CaveInfo]:
+        """The caves the caller may name, oldest first."""
+
+
+class Places:
+    """Every live cave that was called in, with its Keep: one for each cave, however many callers it has.
+
+    Use it as an async context manager inside its Ghost's; leaving closes all Keeps.
+    """
+
+    def __init__(self, ghost: Ghost) -> None:
+        self.ghost = ghost
+        self._places: dict[str, Place] = {}
+        self._ids: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for cave_id in list(self._places):
+            await self.drop(cave_id)
+
+    async def named(self, name: str) -> Place:
+        """The place of a cave by name or id. Raises CaveNotFound with the way to make it, CaveGone, Conflict."""
+        cave_id = self._ids.get(name)
+        if cave_id is None or cave_id not in self._places:
+            cave = await self.find(name)
+            self._ids[name] = cave.id
+            return await self.of(cave)
+        return await self.of(self._places[cave_id].cave)
+
+    async def find(self, name: str) -> Cave:
+        """The cave of that name or id, whatever its state. Raises CaveNotFound with the way to make it."""
+        try:
+            return await self.ghost.get(check_name(name))
+        except CaveNotFound as exc:
+            raise CaveNotFound(
+                f"no cave named {name}",
+                hint=f"Create it with: ghost create {name} (or leave the cave argument out).",
+            ) from exc
+
+    async def of(self, cave: Cave) -> Place:
+        """The place of a cave, alive. What was kept is closed when its link is a new one: it hung on the old.
+
+        Raises CaveGone, CaveNotFound, or Conflict when it is stopped.
+        """
+        place = self._places.get(cave.id)
+        try:
+            link = await self.ghost.link(cave.id)
+        except (CaveGone, CaveNotFound):
+            await self.drop(cave.id)
+            state = (await cave.refresh()).state
+            if state in (State.STOPPED, State.PAUSED):
+                after(state, Event.CALL, cave.name)
+            raise
+        if place is not None and place.link is not link:
+            await self.drop(cave.id)
+            place = None
+        if place is None:
+            place = self._places.setdefault(cave.id, Place(cave=cave, link=link))
+        return place
+
+    async def drop(self, cave_id: str) -> None:
+        """Close what is kept for a cave, within bounds; its errors are logged, for nobody can act on them."""
+        place = self._places.pop(cave_id, None)
+        if place is None:
+            return
+        with anyio.move_on_after(CLOSE_S, shield=True) as scope:
+            while True:
+                try:
+                    await place.keep.aclose()
+                    break
+                except Exception as exc:  # noqa: BLE001 - the rest is closed all the same
+                    _log.warning("cave %s: closing a resource failed: %r", place.cave.name, exc)
+        if scope.cancelled_caught:
+            _log.warning("cave %s: closing its resources took too long", place.cave.name)
+
+
+class SessionCaves:
+    """The caves of one connection: its own, ephemeral, made on first use; or the one it is pinned to.
+
+    Use it as an async context manager; leaving ends its own cave.
+    """
+
+    def __init__(self, places: Places, *, pinned: str | None = None) -> None:
+        self._places = places
+        self._pinned = pinned
+        self._own: Cave | None = None
+        self._lost = ""
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        cave, self._own = self._own, None
+        if cave is None:
+            return
+        await self._places.drop(cave.id)
+        with anyio.move_on_after(END_S, shield=True) as scope:
+            try:
+                await cave.destroy()
+            except GhostError as error:  # it ends by itself with this process
+                _log.warning("cave %s could not be destroyed: %s", cave.name, error)
+        if scope.cancelled_caught:
+            _log.warning("destroying cave %s took too long", cave.name)
+
+    async def place(self, name: str | None) -> Place:
+        if name is not None:
+            return await self._places.named(name)
+        if self._pinned is not None:
+            return await self._places.named(self._pinned)
+        if self._own is not None:
+            with suppress(CaveGone, CaveNotFound):
+                return await self._places.of(self._own)
+        async with self._lock:
+            return await self._own_place()
+
+    async def _own_place(self) -> Place:
+        """The own cave, made when there is none, or none that lives."""
+        if self._own is not None:
+            try:
+                return await self._places.of(self._own)
+            except (CaveGone, CaveNotFound):
+                await self._forget(self._own)
+        self._own = await self._places.ghost.create(CaveSpec(ephemeral=True))
+        place = await self._places.of(self._own)
+        lost, self._lost = self._lost, ""
+        if not lost:
+            return place
+        note = f"Note: your cave {lost} has ended, with all its files."
+        return replace(
+            place, note=f"{note} This answer is from a new, empty one, {self._own.name}."
+        )
+
+    async def _forget(self, cave: Cave) -> None:
+        """The own cave is dead: what the engine still has of it goes too."""
+        self._own, self._lost = None, cave.name
+        with anyio.move_on_after(END_S, shield=True):
+            try:
+                await cave.destroy()
+            except GhostError as error:
+                _log.warning("cave %s could not be removed: %s", cave.name, error)
+
+    async def find(self, name: str) -> Cave:
+        return await self._places.find(name)
+
+    async def failed(self, place: Place, error: GhostError) -> GhostError:
+        if not isinstance(error, CaveGone | CaveNotFound | Internal):
+            return error
+        name = place.cave.name
+        try:
+            now = await self._places.of(place.cave)
+        except (CaveGone, CaveNotFound) as end:
+            hint = self._way_on(place.cave, end)
+            return CaveGone(f"cave {name} ended during the call", hint=hint)
+        except GhostError as state:  # stopped, paused: that says more
+            return state
+        if now.link is place.link:
+            return error
+        return CaveGone(
+            f"the connection to cave {name} broke during the call",
+            hint="It is there again: repeat the call if doing it twice does no harm.",
+        )
+
+    def _way_on(self, cave: Cave, end: GhostError) -> str:
+        if self._own is not None and self._own.id == cave.id:
+            return "Its files are lost. The next call gets a new, empty cave."
+        again = "create" if isinstance(end, CaveNotFound) else "start"
+        return f"Use another cave, or bring it back: ghost {again} {cave.name}"
+
+    async def list(self) -> list[CaveInfo]:
+        return await self._places.ghost.list()

@@ -1,0 +1,132 @@
+"""What every command keeps to: one document, quiet ends, bugs without tracebacks, few imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ghost_mcp import __version__
+from ghost_mcp.cli.commands import COMMANDS
+from ghost_mcp.cli.output import age, plain
+
+from .conftest import GHOST, Cli, document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAVY = {
+    "mcp",
+    "pydantic",
+    "playwright",
+    "docker",
+    "kubernetes",
+    "rich",
+    "click",
+    "asyncio",
+    "anyio",
+}
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("version").stdout == cli("--version").stdout == f"ghost {__version__}\n".encode()
+    assert document(cli("version", "--json"))["version"] == __version__
+
+
+def test_help(cli: Cli) -> None:
+    overview = cli().stdout
+    assert overview == cli("--help").stdout == cli("help").stdout
+    for name, command in COMMANDS.items():
+        assert command.summary.encode() in overview
+        shown = cli(name, "--help").stdout.decode()
+        assert shown == cli("help", name).stdout.decode()
+        for argument in command.arguments:
+            assert argument.flags[0] in shown or argument.settings["metavar"] in shown
+
+
+def test_every_command_but_a_server_has_json() -> None:
+    without = {
+        name
+        for name, command in COMMANDS.items()
+        if not any("--json" in argument.flags for argument in command.arguments)
+    }
+    assert without == {"mcp"}
+
+
+def test_a_near_name_is_suggested(cli: Cli) -> None:
+    assert b"Did you mean: ghost exec" in cli("exce", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["version"], ["exec", "{cave}", "1"], ["list"], ["info", "{cave}"]]
+)
+def test_no_heavy_import(named: str, environment: dict[str, str], words: list[str]) -> None:
+    program = (
+        "import sys; from ghost_mcp.cli import main; code = main(sys.argv[1:]); "
+        "print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    words = [word.replace("{cave}", named) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert not HEAVY & {name.partition(".")[0] for name in done.stderr.decode().split()}
+
+
+def test_a_bug_is_one_line_and_a_log(cli: Cli, state_dir: Path) -> None:
+    """A record that no Ghost wrote stands for a bug: nothing foresees it."""
+    folder = state_dir / "bug"
+    cave = folder / "caves" / ("0" * 16)
+    cave.mkdir(parents=True)
+    folder.chmod(0o711)
+    (cave / "cave.json").write_text('{"spec": 7}')
+    done = cli("info", "0" * 16, code=1, GHOST_STATE_DIR=str(folder))
+    first, second = done.stderr.decode().splitlines()
+    assert first.startswith("ghost: internal error ")
+    assert str(folder / "cli.log") in second
+    number = first.split()[3].rstrip(":")
+    log = (folder / "cli.log").read_text()
+    assert f"--- {number}\nTraceback" in log
+    assert (folder / "cli.log").stat().st_mode & 0o777 == 0o600
+    told = document(cli("info", "0" * 16, "--json", code=1, GHOST_STATE_DIR=str(folder)))
+    assert told["error"]["code"] == "internal"
+    loud = subprocess.run(
+        [*GHOST, "info", "0" * 16],
+        env={**os.environ, "GHOST_STATE_DIR": str(folder), "GHOST_DEBUG": "1"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert b"Traceback" in loud.stderr
+
+
+def test_a_closed_pipe_is_quiet(named: str, environment: dict[str, str]) -> None:
+    for words in (["list"], ["info", named, "--json"], ["--help"], ["logs", named]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [*GHOST, *words],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, b""), words
+
+
+def test_hostile_text_does_not_steer_a_terminal() -> None:
+    assert plain("a\x1b[2Jb\x07\x9bc\nd\te") == "a\\x1b[2Jb\\x07\\x9bc\nd\te"
+
+
+def test_spans_for_people() -> None:
+    assert [age(s) for s in (-1, 0, 119, 120, 7199, 7200, 172800)] == [
+        *("0s", "0s", "119s", "2m", "119m", "2h", "2d")
+    ]

@@ -1,0 +1,70 @@
+# Tests use real caves. Only this file knows how a test comes by one.
+"""Fixtures for every test: a state folder, an open Ghost on it, a fresh cave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from ghost_mcp import Cave, CaveSpec, Ghost
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def held(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave ``manager`` in one task of its own.
+
+    pytest-asyncio runs the two halves of a fixture in two tasks, which the cancel scopes of anyio refuse.
+    """
+    entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    leaving = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            async with manager as value:
+                entered.set_result(value)
+                await leaving.wait()
+        except BaseException as exc:
+            if entered.done():
+                raise
+            entered.set_exception(exc)
+
+    task = asyncio.create_task(hold())
+    try:
+        yield await entered
+    finally:
+        leaving.set()
+        await task
+
+
+@pytest.fixture(scope="session")
+def state_dir() -> Iterator[Path]:
+    """The local backend's folder for these tests. A cave's own user must be able to pass through it."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="ghost-test-"))
+    os.chmod(folder, 0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def ghost(state_dir: Path) -> AsyncIterator[Ghost]:
+    """An open Ghost on the local backend."""
+    async with held(Ghost(backend="local", state_dir=state_dir)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def cave(ghost: Ghost) -> AsyncIterator[Cave]:
+    """A fresh ephemeral cave, destroyed at the end."""
+    made = await ghost.create(CaveSpec(ephemeral=True))
+    yield made
+    await made.destroy()

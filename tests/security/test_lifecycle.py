@@ -1,0 +1,212 @@
+"""Lifecycle, group L: caves end when they should, wholly, whatever happens to whom."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
+from ghost_mcp.backends.local import backend as local
+from ghost_mcp.backends.local.backend import LocalBackend
+from ghost_mcp.backends.local.state import FIRST_UID, UIDS
+
+MAKER = Path(__file__).parent / "maker.py"
+SEED = 20_261_123
+
+
+def survivors(state: Path) -> list[int]:
+    """Live processes of this state folder's caves: their outer bubblewrap, or a user of the caves' range."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if not entry.isdigit() or _state_of(entry) in "ZX":
+                continue
+            command = Path(f"/proc/{entry}/cmdline").read_bytes()
+            mine = f"{state}/caves".encode() in command or f"{state}/pool".encode() in command
+            if mine and b"maker.py" not in command:
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def _state_of(entry: str) -> str:
+    return Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def cave_users() -> set[int]:
+    """Host users of the caves' range that have live processes."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and _state_of(entry) not in "ZX":
+                uid = Path(f"/proc/{entry}").stat().st_uid
+                if FIRST_UID <= uid < FIRST_UID + UIDS:
+                    found.add(uid)
+        except OSError:
+            continue
+    return found
+
+
+def own_dir(state_dir: Path, name: str) -> Path:
+    folder = state_dir / name
+    folder.mkdir(mode=0o711, exist_ok=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(8))
+async def test_l1_l2_kill_9_of_the_hub(state_dir: Path, round_: int) -> None:
+    """At a random moment of creating, working and destroying: nothing lives on after three seconds, and a
+    new Ghost finds nothing and leaves nothing."""
+    state = own_dir(state_dir, f"killed-{round_}")
+    command = [sys.executable, str(MAKER), str(state), "6"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline().startswith("made")
+        time.sleep(random.Random(SEED + round_).uniform(0, 0.5))
+        maker.kill()
+    deadline = time.monotonic() + 3
+    while survivors(state) and time.monotonic() < deadline:
+        await anyio.sleep(0.05)
+    assert survivors(state) == []
+    mounts = Path("/proc/self/mounts").read_text()
+    assert str(state) not in mounts
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        assert await ghost.list() == []
+        backend = await ghost.backend()
+        assert isinstance(backend, LocalBackend)
+        assert list((state / "caves").iterdir()) == []
+        prefix = f"{backend.state.instance}-"
+        assert [group for group in backend._cgroups.list() if group.startswith(prefix)] == []
+
+
+async def test_l2_a_cave_that_is_not_ephemeral_survives_its_maker(state_dir: Path) -> None:
+    """Another Ghost finds it, with every acknowledged write."""
+    state = own_dir(state_dir, "survives")
+    async with Ghost(backend="local", state_dir=state) as first:
+        made = await first.create(CaveSpec(name="keeper"))
+        await made.write("note", "kept")
+    async with Ghost(backend="local", state_dir=state) as second:
+        assert [info.name for info in await second.list()] == ["keeper"]
+        found = await second.get("keeper")
+        assert (await found.read("note")).data == b"kept"
+        await found.destroy()
+
+
+async def test_l3_destroy_is_idempotent(ghost: Ghost, cave: Cave) -> None:
+    victim = await ghost.create(CaveSpec(ephemeral=True))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(victim.destroy)
+    await ghost.destroy("never-was")
+    backend = cave._backend
+    assert isinstance(backend, LocalBackend)
+    assert not backend.state.cave(victim.id).path.exists()
+    assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+
+
+@pytest.mark.slow
+async def test_l4_races(state_dir: Path) -> None:
+    """Random interleavings of create, exec and destroy end with nothing left."""
+    state = own_dir(state_dir, "races")
+    dice = random.Random(SEED)
+    async with Ghost(backend="local", state_dir=state, pool_size=2) as ghost:
+
+        async def one(name: str, steps: list[str]) -> None:
+            for step in steps:
+                try:
+                    if step == "create":
+                        await ghost.create(CaveSpec(name=name, ephemeral=True))
+                    elif step == "exec":
+                        await (await ghost.get(name)).exec(["true"])
+                    else:
+                        await ghost.destroy(name)
+                except GhostError as exc:
+                    assert exc.code in ("conflict", "cave_gone", "cave_not_found", "backend_unavailable")
+
+        with anyio.fail_after(90):
+            async with anyio.create_task_group() as tasks:
+                for number in range(50):
+                    steps = dice.choices(["create", "exec", "destroy"], k=10)
+                    tasks.start_soon(one, f"racer-{number % 8}", steps)
+        for info in await ghost.list():
+            await ghost.destroy(info.id)
+    assert survivors(state) == []
+    assert list((state / "caves").iterdir()) == []
+    assert list((state / "pool").iterdir()) == []
+    assert list((state / "names").iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["_lay_out", "_launch", "_await_start", "_record"])
+async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    state = own_dir(state_dir, f"fault-{step}")
+
+    def fault(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        await ghost.backend()
+        with monkeypatch.context() as patch:
+            patch.setattr(local.LocalBackend, step, fault)
+            with pytest.raises(GhostError) as caught:
+                await ghost.create(CaveSpec(name="faulty"))
+            assert caught.value.code == "no_space"
+        assert await ghost.list() == []
+        again = await ghost.create(CaveSpec(name="faulty"))
+        assert (await again.exec(["true"])).exit_code == 0
+        await again.destroy()
+    assert survivors(state) == []
+
+
+async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(state_dir: Path) -> None:
+    state = own_dir(state_dir, "threads")
+
+    async def make() -> None:
+        async with Ghost(backend="local", state_dir=state) as ghost:
+            await ghost.create(CaveSpec(name="threaded"))
+
+    thread = threading.Thread(target=lambda: anyio.run(make))
+    thread.start()
+    await anyio.to_thread.run_sync(thread.join)
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        cave = await ghost.get("threaded")
+        assert cave.info.state is State.RUNNING
+        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+        await cave.destroy()
+
+
+async def test_a_cave_ends_at_its_deadline_without_any_hub(state_dir: Path) -> None:
+    state = own_dir(state_dir, "deadline")
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        await ghost.create(CaveSpec(name="short", timeout_s=0.5))
+    deadline = time.monotonic() + 3
+    while survivors(state) and time.monotonic() < deadline:
+        await anyio.sleep(0.05)
+    assert survivors(state) == []
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        assert (await ghost.get("short")).info.state is State.ENDED
+        await ghost.destroy("short")
+
+
+async def test_a_full_state_disk_is_a_clear_error(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Ghost(backend="local", state_dir=state_dir) as ghost:
+        await ghost.backend()
+        monkeypatch.setattr(os, "posix_spawn", _no_more_processes)
+        with pytest.raises(GhostError) as caught:
+            await ghost.create(CaveSpec(ephemeral=True))
+        assert caught.value.code in ("limit_exceeded", "backend_unavailable")
+
+
+def _no_more_processes(*_: object, **__: object) -> int:
+    raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -1,0 +1,155 @@
+"""Resources, group R: a cave that takes all it can takes only its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+
+import anyio
+import psutil
+import pytest
+
+from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits
+from ghost_mcp.errors import CaveGone
+
+MIB = 1 << 20
+ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not ROOT, reason="the disk limit of a local cave needs root")
+
+
+async def latencies(cave: Cave, count: int = 15) -> list[float]:
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        await cave.exec(["true"])
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+@pytest.mark.slow
+async def test_r1_fork_bomb(ghost: Ghost) -> None:
+    """Stopped at the limit of processes; the neighbours go on; gone within two seconds of its end."""
+    bomber = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(pids=64, cpus=0.5)))
+    others = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(3)]
+    before = statistics.median([t for cave in others for t in await latencies(cave)])
+    async with bomber.process("b() { b | b & }; b; sleep 30") as process:
+        peak = 0
+        for _ in range(20):
+            peak = max(peak, (await bomber.usage()).pids or 0)
+            await anyio.sleep(0.02)
+        during = statistics.median([t for cave in others for t in await latencies(cave)])
+        await process.kill()
+    assert 32 <= peak <= 66, peak
+    assert during < max(2 * before, before + 0.01), (before, during)
+    start = time.monotonic()
+    await bomber.destroy()
+    assert time.monotonic() - start < 2
+    for cave in others:
+        await cave.destroy()
+
+
+@pytest.mark.parametrize("where", ["heap", "tmpfs", "memfd"])
+async def test_r2_memory_bomb(ghost: Ghost, cave: Cave, where: str) -> None:
+    """Four times the limit: only that cave's program dies."""
+    bombs = {
+        "heap": "x = bytearray(512 << 20)",
+        "tmpfs": "f = open('/dev/shm/x', 'wb'); [f.write(b'x' * (1 << 20)) for _ in range(512)]",
+        "memfd": "import os; f = os.memfd_create('x'); [os.write(f, b'x' * (1 << 20)) for _ in range(512)]",
+    }
+    limited = await ghost.create(
+        CaveSpec(ephemeral=True, limits=Limits(memory_bytes=128 * MIB, tmp_bytes=512 * MIB))
+    )
+    try:
+        try:
+            result = await limited.exec(["python3", "-c", bombs[where]], timeout_s=60)
+            assert result.exit_code == 137
+        except CaveGone as exc:  # what a tmpfs holds outlives its program, and may take the cave along
+            assert where == "tmpfs"
+            assert exc.code == "out_of_memory"
+        usage = await limited.usage()
+        assert (usage.oom_kills or 0) >= 1
+        assert (usage.memory_peak_bytes or 0) <= 130 * MIB
+    finally:
+        await limited.destroy()
+    assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+
+
+@needs_root
+@pytest.mark.parametrize("path", ["/workspace", "/tmp", "/dev/shm", "/home/cave"])
+async def test_r3_disk_fill(ghost: Ghost, path: str) -> None:
+    """Filling a folder by bytes ends at its size, and the host's free space does not follow."""
+    size = 32 * MIB
+    spec = CaveSpec(ephemeral=True, limits=Limits(disk_bytes=size, tmp_bytes=size))
+    free = psutil.disk_usage("/var/tmp").free
+    cave = await ghost.create(spec)
+    try:
+        filled = await cave.exec(f"head -c 600M /dev/zero >{path}/fill; wc -c <{path}/fill")
+        assert "No space left" in filled.stderr, filled.stderr
+        limit = 256 * MIB if path == "/dev/shm" else size
+        assert 0.5 * limit <= int(filled.stdout) <= 1.05 * limit
+        assert free - psutil.disk_usage("/var/tmp").free < 600 * MIB
+        if path != "/dev/shm":  # which is no place for the file operations
+            with pytest.raises(GhostError) as full:
+                await cave.write(f"{path}/more", b"x" * size)
+            assert full.value.code == "no_space"
+            await cave.exec(f"rm {path}/fill")
+            await cave.write(f"{path}/after", b"fits")
+    finally:
+        await cave.destroy()
+
+
+@needs_root
+async def test_r3_inode_fill(ghost: Ghost) -> None:
+    cave = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(disk_bytes=16 * MIB)))
+    script = "i = 0\ntry:\n  while i < 100000: open(f'f{i}', 'w').close(); i += 1\nexcept OSError as e: print(e.errno, i)"
+    try:
+        assert (await cave.exec(["python3", "-c", script])).stdout.startswith("28 ")
+    finally:
+        await cave.destroy()
+
+
+@pytest.mark.slow
+@needs_root
+async def test_r4_cpu(ghost: Ghost) -> None:
+    """Two busy loops at 0.2 of a CPU use 0.2."""
+    cave = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(cpus=0.2)))
+    try:
+        before = (await cave.usage()).cpu_s or 0.0
+        await cave.exec("(while :; do :; done) & (while :; do :; done) & sleep 5", timeout_s=5)
+        used = ((await cave.usage()).cpu_s or 0.0) - before
+        assert used <= 0.25 * 5.5, used
+    finally:
+        await cave.destroy()
+
+
+async def test_r5_a_timeout_leaves_no_survivor(cave: Cave) -> None:
+    """setsid, a double fork, nohup and a deaf ear for SIGTERM: all gone, and what was written is there."""
+    line = (
+        "echo before; trap '' TERM; (setsid sleep 61 &) ; nohup sleep 62 >/dev/null 2>&1 & "
+        "setsid sh -c 'trap \"\" TERM; (sleep 63 &) ; while :; do sleep 0.1; done' & env -i setsid sleep 64 & wait"
+    )
+    result = await cave.exec(line, timeout_s=1)
+    assert result.timed_out
+    assert result.stdout == "before\n"
+    with anyio.fail_after(1):
+        while "sleep" in (await cave.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", env={})).stdout.replace(
+            "cat /proc", ""
+        ):
+            await anyio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_r6_output_flood(cave: Cave) -> None:
+    """2 GB of output: the hub's memory stays, head and tail are kept, the rest is counted."""
+    me = psutil.Process()
+    before = me.memory_info().rss
+    head, body = await cave.call(
+        "exec", {"line": "head -c 2G /dev/zero | tr '\\0' x", "keep": True, "wait_s": 60, "excerpt": 4096}
+    )
+    assert head["exit_code"] == 0
+    kept = head["output"]["1"]
+    assert kept["size"] == 2 << 30
+    assert kept["gap"]
+    assert len(body) == 4096
+    assert me.memory_info().rss - before < 32 * MIB
