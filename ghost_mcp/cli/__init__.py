@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _fill_descriptors()
     own = words[: words.index("--")] if "--" in words else words
-    out = Output(json="--json" in own)
+    # The output of `ghost mcp` belongs to its protocol, also when it is called wrongly.
+    out = Output(json="--json" in own and own[0] != "mcp")
     try:
         try:
             return _run(words, out)

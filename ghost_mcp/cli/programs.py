@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import signal
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace, out: Output) -> int:
         try:
             answer = attached.run(head)
         except Interrupted as exc:
+            if exc.number == signal.SIGINT:
+                raise KeyboardInterrupt from None
             return 128 + exc.number
         except OutputClosed:
             raise BrokenPipeError from None

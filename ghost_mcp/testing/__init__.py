@@ -20,6 +20,6 @@ pytest.register_assert_rewrite(
     "ghost_mcp.testing.truth",
 )
 
-from ghost_mcp.testing.contract import BackendContract  # noqa: E402  (asserts are rewritten on import)
+from ghost_mcp.testing.contract import BackendContract
 
 __all__ = ["BackendContract"]

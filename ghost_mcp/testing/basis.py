@@ -153,7 +153,7 @@ class Basis:
             link = await cave.ghost.link(cave_id)
             return float(link.hello["boot"])
 
-    async def state(self, backend: Backend, cave_id: str) -> str:
+    async def state_of(self, backend: Backend, cave_id: str) -> str:
         """The cave's state, or ``gone``."""
         try:
             return str((await backend.get(cave_id)).state)

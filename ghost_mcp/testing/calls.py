@@ -162,13 +162,13 @@ class Calls(Basis):
             await until(lambda: self._gone(cave, nap))
 
     async def test_a_signal_reaches_the_program(self) -> None:
-        async with self.cave() as cave:
-            async with cave.process('trap "echo caught; exit 3" TERM; echo ready; cat') as process:
-                with anyio.fail_after(PATIENCE_S):
-                    await _line(process, b"ready\n")
-                    await process.terminate()
-                    await _line(process, b"caught\n")
-                    assert await process.wait() == 3
+        line = 'trap "echo caught; exit 3" TERM; echo ready; cat'
+        async with self.cave() as cave, cave.process(line) as process:
+            with anyio.fail_after(PATIENCE_S):
+                await _line(process, b"ready\n")
+                await process.terminate()
+                await _line(process, b"caught\n")
+                assert await process.wait() == 3
 
     async def test_a_terminal(self) -> None:
         async with self.cave() as cave, cave.process(["sh"], pty=(24, 80)) as terminal:

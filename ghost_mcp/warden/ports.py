@@ -16,33 +16,55 @@ if TYPE_CHECKING:
     from .program import Stream
 
 CONNECT_S = 10.0
+MAX_UNIX_PATH = 107
 
 
 def dial(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{port, host} | {path}``: a NOTE says it is connected, then DATA flows both ways until both have ended."""
+    """``{port, host} | {path}``: a NOTE says it is connected, then DATA flows both ways until both have ended.
+
+    ``host`` is an address or localhost: looking a name up would hold the loop.
+    """
     sock, address = _target(head)
     sock.setblocking(False)
     try:
         sock.connect(address)
-    except BlockingIOError:
-        _when_connected(stream, sock)
-        return
-    except OSError:
-        sock.close()
+    except OSError as exc:
+        if exc.errno == errno.EINPROGRESS:
+            _when_connected(stream, sock)
+            return
+        sock.close()  # EAGAIN, too: a unix socket whose queue is full, which never becomes ready
         raise
     _join(stream, sock)
 
 
 def _target(head: dict[str, Any]) -> tuple[_socket.socket, Any]:
-    if head.get("path"):
-        return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), str(head["path"])
-    port, host = int(head.get("port", 0)), str(head.get("host") or "127.0.0.1")
-    if not 0 < port < 65536:
-        raise WardenError("invalid_argument", f"not a port: {port}")
-    family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
+    path = head.get("path")
+    if path is not None:
+        try:
+            raw = os.fsencode(path)
+        except (TypeError, UnicodeEncodeError):
+            raw = b""
+        if not 0 < len(raw) <= MAX_UNIX_PATH or b"\0" in raw:
+            raise WardenError("invalid_path", f"not the path of a socket: {ascii(path)[:200]}")
+        return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), path
+    family, address = _address(head, lowest=1)
     sock = _socket.socket(family, _socket.SOCK_STREAM)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    return sock, (host, port)
+    return sock, address
+
+
+def _address(head: dict[str, Any], *, lowest: int) -> tuple[int, tuple[str, int]]:
+    """The family, and host and port, that a head names. Raises invalid_argument."""
+    port, host = head.get("port"), head.get("host") or "localhost"
+    if type(port) is not int or not lowest <= port < 65536:
+        raise WardenError("invalid_argument", f"not a port: {str(port)[:40]}")
+    host = "127.0.0.1" if host == "localhost" else str(host)
+    family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
+    try:
+        _socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        raise WardenError("invalid_argument", f"not an IP address: {ascii(host)[:100]}") from None
+    return family, (host, port)
 
 
 def _when_connected(stream: Stream, sock: _socket.socket) -> None:
@@ -129,10 +151,11 @@ def listen(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     A NOTE carries the port; the streams open with ``{op: "accepted", port}``. A reset closes the port.
     """
     warden = stream.peer.warden
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    family, address = _address({"port": 0, **head}, lowest=0)
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        sock.bind((str(head.get("host") or "127.0.0.1"), int(head.get("port", 0))))
+        sock.bind(address)
         sock.listen(128)
         sock.setblocking(False)
     except OSError:

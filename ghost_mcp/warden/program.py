@@ -169,6 +169,7 @@ class Peer:
         self.fd = sock.fileno()
         self.wire = wire.Connection(hub=False)
         self.streams: dict[int, Stream] = {}
+        self.used = False
         self._out = bytearray()
         self._closed = False
         warden.watch(self.fd, READ, self._ready)
@@ -290,6 +291,7 @@ class Peer:
 
     def _open(self, frame: wire.Frame) -> None:
         stream = self.streams[frame.stream] = Stream(self, frame.stream)
+        self.used = True
         self.warden.touch()
         name = frame.head.get("op")
         try:
@@ -479,7 +481,8 @@ class Warden:
 
     def left(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        self.touch()
+        if peer.used:  # one that only looked whether anybody answers asked for nothing
+            self.touch()
 
     def _woken(self, events: int) -> None:
         os.read(self._wake_r, 4096)

@@ -56,7 +56,7 @@ def kept(spool: Spool, head: dict[str, Any], out: Output) -> dict[str, Any]:
     found = _Search(head, out)
     raw: Any = io.BufferedReader(_Kept(spool), 1 << 16)
     found.text(io.TextIOWrapper(raw, "utf-8", "replace", newline="\n"), "")
-    return {"path": "", **found.summary()}
+    return {"path": "", "gap": spool.gap[0] < spool.gap[1], **found.summary()}
 
 
 class _Kept(io.RawIOBase):

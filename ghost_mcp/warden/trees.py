@@ -220,7 +220,8 @@ def search(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
     A line is ``{path, line, column, text, before?, after?, cut?, end_line?}``, its path relative to the
     answer's; the answer is ``{path, matches, files, searched, skipped, truncated}``. Raises bad_pattern.
-    With ``{output, channel}``, a command's id and the number of a channel, its kept output is searched.
+    With ``{output, channel}``, a command's id and the number of a channel, its kept output is searched, and
+    the answer's ``gap`` says whether lines are missing in it, which are not counted.
     """
     spool = None
     if head.get("output") is not None:

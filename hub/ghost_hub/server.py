@@ -21,8 +21,8 @@ Ghost gives you a computer of your own: a cave, isolated from its host, with fil
 All tools act in the same cave: what file_write wrote, shell_exec sees, and a server that shell_exec started \
 on port 5000 is http://localhost:5000 for browser_navigate. Your files belong in /workspace.
 The cave is made by your first call and ends with this connection. With the argument cave you act in another one.
-Long output comes shortened, with a link ghost://caves/NAME/outputs/COMMAND/stdout: read that resource with \
-?offset=BYTES or ?search=REGEX. ghost://caves/NAME/files/PATH reads a file, ghost://caves/NAME tells the cave's state."""
+Long output comes shortened, with a link ghost://caves/NAME/outputs/COMMAND/stdout: give it as path to file_read or \
+file_search. It is a resource too, as are ghost://caves/NAME/files/PATH and ghost://caves/NAME (state, limits, use)."""
 
 
 def hub_server(caves: Callable[[Context], Caves]) -> Server[Any]:

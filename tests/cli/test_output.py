@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -120,6 +122,35 @@ def test_a_closed_pipe_is_quiet(named: str, environment: dict[str, str]) -> None
         )
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, b""), words
+
+
+def test_an_interrupt_ends_cleanly(named: str, environment: dict[str, str]) -> None:
+    """In any command; with --json the one document says so."""
+    for words, said in (([], b""), (["--json"], b"interrupted")):
+        argv = [*GHOST, "call", "shell_exec", "command=echo up > up; sleep 60", "--cave", named]
+        wait = [*GHOST, "exec", named, "--", "sh", "-c", "until [ -e up ]; do :; done; rm up"]
+        with subprocess.Popen(
+            [*argv, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        ) as ghost:
+            subprocess.run(wait, env=environment, timeout=60, check=True)
+            ghost.send_signal(signal.SIGINT)
+            stdout, stderr = ghost.communicate(timeout=20)
+        assert (ghost.returncode, stderr) == (130, b"")
+        assert (json.loads(stdout)["error"]["code"].encode() if said else stdout) == said
+
+
+def test_a_protocol_owns_the_output_of_mcp(cli: Cli) -> None:
+    done = cli("mcp", "--json", code=2)
+    assert done.stdout == b""
+    assert b"unrecognized arguments: --json" in done.stderr
+    for words, code, said in (
+        (["--server", "nosuch"], 2, b"no such server"),
+        (["--cave", "nosuchcave"], 4, b"nosuchcave"),
+        (["--backend", "nosuch"], 2, b"unknown backend"),
+    ):
+        done = cli("mcp", *words, code=code)
+        assert done.stdout == b""
+        assert said in done.stderr
 
 
 def test_hostile_text_does_not_steer_a_terminal() -> None:

@@ -161,3 +161,12 @@ def test_ctrl_c_outside_a_terminal_session(named: str, environment: dict[str, st
         terminal.type("\x03")
         assert terminal.process.wait(PATIENCE_S) == 130
         assert "Traceback" not in terminal.until("^C")
+
+
+def test_what_takes_long_shows_that_it_goes_on(named: str, environment: dict[str, str]) -> None:
+    argv = [*GHOST, "call", "shell_exec", "command=sleep 1.5; echo done", "--cave", named]
+    with Terminal(argv, environment) as terminal:
+        assert "done" not in terminal.until("| shell_exec")
+        terminal.until("\x1b[K")
+        terminal.until("done")
+        assert terminal.process.wait(PATIENCE_S) == 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.fake import FakeBackend
-from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.testing import BackendContract
 
 

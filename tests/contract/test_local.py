@@ -31,34 +31,34 @@ class LocalFixtures:
 
     @pytest.fixture(autouse=True)
     def _state(self, state_dir: Path) -> None:
-        self.state = StateDir(state_dir)
+        self.folders = StateDir(state_dir)
 
     def make(self) -> Backend:
-        return LocalBackend(self.state.path)
+        return LocalBackend(self.folders.path)
 
     def elsewhere(self) -> str:
         return (
             "from pathlib import Path\n"
             "from ghost_mcp.backends.local.backend import LocalBackend\n"
-            f"def make(): return LocalBackend(Path({str(self.state.path)!r}))\n"
+            f"def make(): return LocalBackend(Path({str(self.folders.path)!r}))\n"
         )
 
     async def crash(self, info: CaveInfo) -> None:
-        pid = self.state.find(info.id).warden_pid()
+        pid = self.folders.find(info.id).warden_pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
     async def engine_shows(self, info: CaveInfo) -> str:
-        folder = self.state.find(info.id).path
+        folder = self.folders.find(info.id).path
         files = [p for p in folder.rglob("*") if p.relative_to(folder).parts[0] not in OWN]
         shown = [p.read_text("utf-8", "replace") for p in files if p.is_file()]
-        pid = self.state.find(info.id).warden_pid()
-        for name in ("cmdline", "environ"):
-            shown.append(Path(f"/proc/{pid}/{name}").read_bytes().decode("utf-8", "replace"))
+        pid = self.folders.find(info.id).warden_pid()
+        process = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        shown += [raw.decode("utf-8", "replace") for raw in process]
         return "\n".join(shown)
 
     async def leftovers(self, cave_id: str) -> list[str]:
-        state = self.state
+        state = self.folders
         names = [name.name for name in state.names.iterdir() if state.holder(name.name) == cave_id]
         folders = [str(cave.path) for cave in state.all(prepared=True) if cave.id == cave_id]
         groups = [group for group in detect().list() if cave_id in group]

@@ -75,6 +75,13 @@ async def test_tool_with_progress(call: Call) -> Reply:
     return Reply(text="done", data={})
 
 
+@tool(title="Logging", effect="read", result=Nothing)
+async def test_logging_tool(call: Call) -> Reply:
+    """Work without a word: what Ghost logs goes to its own log, never to the client."""
+    await call.cave.exec(["true"])
+    return Reply(text="done", data={})
+
+
 @tool(title="Header", effect="read", result=Nothing)
 async def test_headers(
     call: Call, *, region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]
@@ -119,6 +126,7 @@ TOOLS = (
     test_image_content,
     test_error_handling,
     test_tool_with_progress,
+    test_logging_tool,
     test_headers,
     json_schema_2020_12_tool,
 )
@@ -189,7 +197,7 @@ async def main() -> None:
     async with endpoint() as mcp:
         app = Starlette(routes=[Route("/mcp", mcp)])
         config: Any = uvicorn.Config(app, log_level="warning", lifespan="off")
-        print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)  # noqa: T201
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])
 
 

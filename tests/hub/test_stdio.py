@@ -16,6 +16,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp import Client, StdioServerParameters
 from mcp.types import LATEST_PROTOCOL_VERSION
 
+from ghost_hub.catalog import SERVERS, toolset
 from ghost_mcp import CaveSpec, Ghost
 from tests.hub.conftest import ERAS
 from tests.hub.test_calls import call, text
@@ -94,7 +95,7 @@ class Wire:
 async def until(ghost: Ghost, count: int) -> None:
     """Wait until there are so many caves."""
     with anyio.fail_after(WAIT_S):
-        while len(await ghost.list()) != count:  # noqa: ASYNC110 - another process does it
+        while len(await ghost.list()) != count:
             await anyio.sleep(0.02)
 
 
@@ -264,6 +265,34 @@ async def test_a_named_cave_is_used_and_left(environment: dict[str, str], ghost:
             await wire.close()
             assert await wire.ended() == 0
         assert (await cave.read("mark")).data == b"kept\n"
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_without_standard_streams_it_says_so(environment: dict[str, str], closed: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *ARGV],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 10
+    assert done.stderr.startswith("ghost: standard input or output is closed\n")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_each_server_alone(environment: dict[str, str], server: str) -> None:
+    """Started as a module, and through the hub: the same tools, under their own names."""
+    own = [tool.name for tool in toolset(server).tools]
+    through_hub = f"from ghost_hub.stdio import run; raise SystemExit(run(server={server!r}))"
+    for arguments in (["-m", f"ghost_servers.{server}"], ["-c", through_hub]):
+        params = StdioServerParameters(command=ARGV[0], args=arguments, env=environment)
+        async with Client(params) as client:
+            assert [tool.name for tool in (await client.list_tools()).tools] == own
+            assert client.server_info.name == f"ghost-{server}"
+            assert client.instructions
 
 
 def test_what_cannot_start_says_why(environment: dict[str, str]) -> None:

@@ -129,7 +129,7 @@ async def nap(call: Call) -> Reply:
 @tool(title="Chatter", effect="read", result=Result)
 async def chatter(call: Call) -> Reply:
     """Write to standard output in every way."""
-    print("printed")  # noqa: T201
+    print("printed")
     os.write(1, b"written\n")
     await anyio.run_process(["echo", "echoed"], stdout=None)
     return Reply(text="quiet", data={"content": sys.stdin.read()})

@@ -21,7 +21,10 @@ async def work(ghost: Ghost, number: int) -> None:
 
 
 async def main() -> None:
-    async with Ghost(backend="local", state_dir=Path(sys.argv[1])) as ghost, anyio.create_task_group() as tasks:
+    async with (
+        Ghost(backend="local", state_dir=Path(sys.argv[1])) as ghost,
+        anyio.create_task_group() as tasks,
+    ):
         for number in range(int(sys.argv[2])):
             tasks.start_soon(work, ghost, number)
 

@@ -48,7 +48,15 @@ def syscalls() -> dict[str, str]:
 
 
 def sockets() -> dict[str, str]:
-    families = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16, "packet": 17, "vsock": 40, "alg": 38}
+    families = {
+        "unix": 1,
+        "inet": 2,
+        "inet6": 10,
+        "netlink": 16,
+        "packet": 17,
+        "vsock": 40,
+        "alg": 38,
+    }
     out = {}
     for name, family in families.items():
         try:

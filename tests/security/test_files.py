@@ -50,7 +50,9 @@ OPERATIONS = [
     lambda cave, path: cave.call("stat", {"path": path}),
     lambda cave, path: cave.call("mkdir", {"path": path}),
     lambda cave, path: cave.call("remove", {"path": path, "recursive": True}),
-    lambda cave, path: cave.call("move", {"path": "/workspace/there", "to": path, "overwrite": True}),
+    lambda cave, path: cave.call(
+        "move", {"path": "/workspace/there", "to": path, "overwrite": True}
+    ),
     lambda cave, path: cave.records("list", {"path": path}),
     lambda cave, path: cave.records("search", {"path": path, "pattern": "x"}),
 ]
@@ -134,7 +136,9 @@ def _tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     return out.getvalue()
 
 
-def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+def _member(
+    name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644
+) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname, member.mode = kind, link, mode
     return member
@@ -150,7 +154,9 @@ def _zip(name: str) -> bytes:
 ARCHIVES = {
     "absolute": _tar((_member("/workspace/escaped"), b"x")),
     "dotdot": _tar((_member("../escaped"), b"x")),
-    "symlink": _tar((_member("l", tarfile.SYMTYPE, "/workspace"), b""), (_member("l/escaped"), b"x")),
+    "symlink": _tar(
+        (_member("l", tarfile.SYMTYPE, "/workspace"), b""), (_member("l/escaped"), b"x")
+    ),
     "hardlink": _tar((_member("h", tarfile.LNKTYPE, "../secret"), b"")),
     "device": _tar((_member("null", tarfile.CHRTYPE), b"")),
     "long": _tar((_member("a/" * 300 + "../" * 301 + "escaped"), b"x")),
@@ -171,7 +177,10 @@ async def test_f4_archives_stay_in_their_folder(cave: Cave, name: str) -> None:
             await stream.answer()
         except GhostError as exc:
             assert exc.code != "internal"
-    assert (await cave.exec("ls -A /workspace")).stdout.split() in (["secret", "target"], ["secret"])
+    assert (await cave.exec("ls -A /workspace")).stdout.split() in (
+        ["secret", "target"],
+        ["secret"],
+    )
     odd = await cave.exec("find target -type b -o -type c -o -perm /6000 -o -samefile secret")
     assert odd.stdout == ""
 

@@ -45,7 +45,14 @@ def canary() -> Iterator[list[str]]:
 
 
 async def probe(cave: Cave, **given: Any) -> dict[str, Any]:
-    settings = {"port": 9, "addresses": [], "abstract": "x", "paths": [], "interfaces": False, **given}
+    settings = {
+        "port": 9,
+        "addresses": [],
+        "abstract": "x",
+        "paths": [],
+        "interfaces": False,
+        **given,
+    }
     result = await cave.exec(["python3", "-c", PROBE], stdin=json.dumps(settings), timeout_s=60)
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
@@ -101,7 +108,9 @@ async def test_i2_no_sysctl_can_be_written(cave: Cave) -> None:
 
 async def test_i3_syscalls_are_refused_and_programs_still_run(cave: Cave) -> None:
     found = await probe(cave)
-    assert {name: how for name, how in found["syscalls"].items() if how not in ("EPERM", "ENOSYS")} == {}
+    assert {
+        name: how for name, how in found["syscalls"].items() if how not in ("EPERM", "ENOSYS")
+    } == {}
     assert found["tiocsti"] in ("EPERM", "EIO")
     allowed = {name for name, how in found["sockets"].items() if how == "ok"}
     assert allowed == {"unix", "inet", "inet6"}
@@ -120,7 +129,13 @@ async def test_i4_nothing_of_the_host_is_seen(ghost: Ghost, cave: Cave, canary: 
         str(backend.state.path),
         str(backend.state.find(other.id).path),
         *("/root", "/var/lib/ghost", "/etc/shadow", "/boot", "/sys/kernel"),
-        *("/var/run/docker.sock", "/run/docker.sock", "/run/containerd", "/run/dbus", "/home/" + "root"),
+        *(
+            "/var/run/docker.sock",
+            "/run/docker.sock",
+            "/run/containerd",
+            "/run/dbus",
+            "/home/" + "root",
+        ),
         sys.prefix if not sys.prefix.startswith("/usr") else "/root",
     ]
     found = await probe(cave, paths=paths)
@@ -134,11 +149,15 @@ async def test_i4_nothing_of_the_host_is_seen(ghost: Ghost, cave: Cave, canary: 
     assert found.get("wrote", []) == []
     environment = (await cave.exec("env")).stdout
     assert "GHOST_STATE" not in environment
-    assert not any(name in environment for name in os.environ if name.startswith(("AWS", "GITHUB", "SSH")))
+    assert not any(
+        name in environment for name in os.environ if name.startswith(("AWS", "GITHUB", "SSH"))
+    )
 
 
 async def test_i4_the_wardens_own_memory_and_files_are_closed_to_programs(cave: Cave) -> None:
-    tried = await cave.exec("cat /proc/1/environ; ls /proc/1/fd; cat /proc/1/mem | head -c 1; echo x >/proc/1/comm")
+    tried = await cave.exec(
+        "cat /proc/1/environ; ls /proc/1/fd; cat /proc/1/mem | head -c 1; echo x >/proc/1/comm"
+    )
     assert tried.stdout == ""
     assert tried.stderr.count("Permission denied") >= 3
 
@@ -149,9 +168,24 @@ async def test_i5_no_network(cave: Cave, listener: socket.socket) -> None:
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as hidden:
         hidden.bind("\0ghost-test-abstract")
         hidden.listen(1)
-        own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)} if _resolvable() else set()
-        addresses = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "169.254.169.254", "fd00:ec2::254", "10.0.2.2", *own]
-        found = await probe(cave, port=port, addresses=[str(a) for a in addresses], abstract="ghost-test-abstract")
+        own = (
+            {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+            if _resolvable()
+            else set()
+        )
+        addresses = [
+            "127.0.0.1",
+            "127.0.0.2",
+            "0.0.0.0",
+            "::1",
+            "169.254.169.254",
+            "fd00:ec2::254",
+            "10.0.2.2",
+            *own,
+        ]
+        found = await probe(
+            cave, port=port, addresses=[str(a) for a in addresses], abstract="ghost-test-abstract"
+        )
     assert "ok" not in found["reach"].values(), found["reach"]
     assert found["abstract"] == "ECONNREFUSED"
     assert found["dns"] != "ok"
@@ -188,7 +222,9 @@ async def test_i6_fails_closed(state_dir: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(
         shutil,
         "which",
-        lambda name, path=None: (str(folder / "bwrap") if how != "missing" else None) if name == "bwrap" else real(name),
+        lambda name, path=None: (
+            (str(folder / "bwrap") if how != "missing" else None) if name == "bwrap" else real(name)
+        ),
     )
     monkeypatch.setattr("ghost_mcp.backends.local.backend.require_bwrap", launching.require_bwrap)
     with pytest.raises(GhostError) as caught:
@@ -217,10 +253,21 @@ async def test_i7_caves_do_not_see_each_other(ghost: Ghost, cave: Cave) -> None:
     try:
         for one, text in ((cave, "first"), (other, "second")):
             await one.write("index.html", text)
-            await one.call("exec", {"line": "exec python3 -m http.server 8000 --bind 127.0.0.1", "keep": True, "wait_s": 0})
-            await one.exec("for i in $(seq 100); do (echo >/dev/tcp/127.0.0.1/8000) 2>/dev/null && break; sleep .05; done")
+            await one.call(
+                "exec",
+                {
+                    "line": "exec python3 -m http.server 8000 --bind 127.0.0.1",
+                    "keep": True,
+                    "wait_s": 0,
+                },
+            )
+            await one.exec(
+                "for i in $(seq 100); do (echo >/dev/tcp/127.0.0.1/8000) 2>/dev/null && break; sleep .05; done"
+            )
         for one, text in ((cave, "first"), (other, "second")):
-            asked = await one.exec("exec 3<>/dev/tcp/127.0.0.1/8000; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3")
+            asked = await one.exec(
+                "exec 3<>/dev/tcp/127.0.0.1/8000; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+            )
             assert asked.stdout.endswith(text)
         names = (await cave.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
         assert names.count("http.server") == 1
@@ -232,7 +279,9 @@ async def test_i7_caves_do_not_see_each_other(ghost: Ghost, cave: Cave) -> None:
 
 
 async def test_the_cave_is_writable_where_people_expect_it(cave: Cave) -> None:
-    done = await cave.exec("touch /workspace/a /tmp/b ~/c /var/tmp/d /dev/shm/e && mkdir -p ~/.local/bin && echo done")
+    done = await cave.exec(
+        "touch /workspace/a /tmp/b ~/c /var/tmp/d /dev/shm/e && mkdir -p ~/.local/bin && echo done"
+    )
     assert done.stdout == "done\n", done.stderr
 
 
@@ -240,8 +289,16 @@ def test_no_option_reaches_the_sandbox_from_a_tool_call() -> None:
     """The only door to a cave's making is CaveSpec, and it has no field that opens a border."""
     fields = set(CaveSpec.__dataclass_fields__)
     assert fields == {
-        *("id", "name", "backend", "image", "env", "secrets", "limits", "timeout_s", "idle_timeout_s"),
+        *(
+            "id",
+            "name",
+            "backend",
+            "image",
+            "env",
+            "secrets",
+            "limits",
+            "timeout_s",
+            "idle_timeout_s",
+        ),
         *("network", "workspace", "mounts", "labels", "owner", "ephemeral"),
     }
-
-

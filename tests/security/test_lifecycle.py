@@ -131,7 +131,12 @@ async def test_l4_races(state_dir: Path) -> None:
                     else:
                         await ghost.destroy(name)
                 except GhostError as exc:
-                    assert exc.code in ("conflict", "cave_gone", "cave_not_found", "backend_unavailable")
+                    assert exc.code in (
+                        "conflict",
+                        "cave_gone",
+                        "cave_not_found",
+                        "backend_unavailable",
+                    )
 
         with anyio.fail_after(90):
             async with anyio.create_task_group() as tasks:
@@ -199,7 +204,9 @@ async def test_a_cave_ends_at_its_deadline_without_any_hub(state_dir: Path) -> N
         await ghost.destroy("short")
 
 
-async def test_a_full_state_disk_is_a_clear_error(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_state_disk_is_a_clear_error(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Ghost(backend="local", state_dir=state_dir) as ghost:
         await ghost.backend()
         monkeypatch.setattr(os, "posix_spawn", _no_more_processes)

@@ -64,7 +64,9 @@ async def test_r2_memory_bomb(ghost: Ghost, cave: Cave, where: str) -> None:
         try:
             result = await limited.exec(["python3", "-c", bombs[where]], timeout_s=60)
             assert result.exit_code == 137
-        except CaveGone as exc:  # what a tmpfs holds outlives its program, and may take the cave along
+        except (
+            CaveGone
+        ) as exc:  # what a tmpfs holds outlives its program, and may take the cave along
             assert where == "tmpfs"
             assert exc.code == "out_of_memory"
         usage = await limited.usage()
@@ -133,9 +135,9 @@ async def test_r5_a_timeout_leaves_no_survivor(cave: Cave) -> None:
     assert result.timed_out
     assert result.stdout == "before\n"
     with anyio.fail_after(1):
-        while "sleep" in (await cave.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", env={})).stdout.replace(
-            "cat /proc", ""
-        ):
+        while "sleep" in (
+            await cave.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", env={})
+        ).stdout.replace("cat /proc", ""):
             await anyio.sleep(0.05)
 
 
@@ -145,7 +147,8 @@ async def test_r6_output_flood(cave: Cave) -> None:
     me = psutil.Process()
     before = me.memory_info().rss
     head, body = await cave.call(
-        "exec", {"line": "head -c 2G /dev/zero | tr '\\0' x", "keep": True, "wait_s": 60, "excerpt": 4096}
+        "exec",
+        {"line": "head -c 2G /dev/zero | tr '\\0' x", "keep": True, "wait_s": 60, "excerpt": 4096},
     )
     assert head["exit_code"] == 0
     kept = head["output"]["1"]

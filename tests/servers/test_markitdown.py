@@ -193,6 +193,18 @@ async def test_text_formats_and_encodings(call: Call, name: str, data: bytes, wa
     assert wanted in await converted(call, name)
 
 
+async def test_outlook_messages(call: Call) -> None:
+    data = documents.message("ana@example.org", "ben@example.org", "Höhle", "Bring a rope.\nAna")
+    await call.cave.write("mail.msg", data)
+    reply = await run(call, "convert", path="mail.msg")
+    assert (reply.data["format"], reply.data["title"]) == ("msg", "Höhle")
+    assert reply.data["markdown"].startswith("# Email Message\n\n**From:** ana@example.org\n")
+    text = await run(call, "extract_text", path="mail.msg")
+    assert text.data["content"] == (
+        "From: ana@example.org\nTo: ben@example.org\nSubject: Höhle\n\nBring a rope.\nAna"
+    )
+
+
 async def test_the_content_decides_not_the_name(call: Call) -> None:
     await call.cave.write("report.txt", (documents.folder() / "report.docx").read_bytes())
     assert (await run(call, "convert", path="report.txt")).data["format"] == "docx"

@@ -35,14 +35,14 @@ class Refused(Exception):
 class Conversation:
     """One stream, seen from the hub. Every wait is bounded by the client's socket timeout.
 
-    DATA is credited when it comes, unless the stream is ``held``.
+    DATA is credited when it comes, except between ``hold()`` and ``release()``.
     """
 
     def __init__(self, client: Client, number: int) -> None:
         self.client = client
         self.id = number
         self.frames: deque[wire.Frame] = deque()
-        self.held = False
+        self._held: int | None = None  # bytes not yet credited
 
     def next(self) -> wire.Frame:
         """The next DATA, EOF, NOTE, CLOSE or RESET of this stream."""
@@ -52,8 +52,24 @@ class Conversation:
 
     def take(self, frame: wire.Frame) -> None:
         self.frames.append(frame)
-        if frame.kind == wire.DATA and not self.held:
+        if self._held is not None:
+            self._held += len(frame.body)
+        elif frame.kind == wire.DATA:
             self.client.send(self.client.wire.consumed(self.id, len(frame.body)))
+
+    def hold(self) -> None:
+        self._held = 0
+
+    def release(self) -> None:
+        held, self._held = self._held or 0, None
+        self.client.send(self.client.wire.consumed(self.id, held))
+
+    def fill(self) -> None:
+        """Hold the stream, and return when its window is used up."""
+        self.hold()
+        before = sum(len(f.body) for f in self.frames)
+        while before + (self._held or 0) < wire.WINDOW:
+            self.client.read()
 
     def note(self) -> dict[str, Any]:
         frame = self.next()

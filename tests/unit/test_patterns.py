@@ -157,7 +157,7 @@ def test_rules_mean_what_git_says(tmp_path: Path, seed: int) -> None:
         for third in ("axb", "bb"):
             (root / first / third).write_text("")
     (root / "ba").write_text("")
-    source = random.Random(seed)  # noqa: S311  (a seed for rules)
+    source = random.Random(seed)
     for _ in range(8):
         for where in (".git/info/exclude", ".gitignore", "a/.gitignore", "a/b/.gitignore"):
             (root / where).write_text(random_rules(source) if source.random() < 0.7 else "")

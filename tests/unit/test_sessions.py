@@ -166,8 +166,10 @@ def test_what_a_command_left_running_may_go_on_writing(cave: Cave, session: Sess
     )
 
 
-def test_a_busy_session_says_so(session: Session) -> None:
-    session.run("sleep 60", wait_s=0)
+def test_a_busy_session_says_so(warden: Client, session: Session) -> None:
+    session.run("echo begun; sleep 60", wait_s=0)
+    while warden.call("stats")[0]["pids"] < 3:  # a signal reaches only what is there
+        continue
     with pytest.raises(Refused, match="session_busy"):
         session.run("echo x")
     name = session.status["id"]

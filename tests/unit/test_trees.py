@@ -518,9 +518,7 @@ def test_a_worker_ends_with_its_stream(cave: Cave, warden: Client) -> None:
     grow(cave.workspace, {"f": "x" * 400 + "\n"})
     (cave.workspace / "f").write_text(("x" * 400 + "\n") * 20_000)
     stream = warden.open("search", path="f", pattern="x", limit=10_000)
-    stream.held = True
-    while sum(len(f.body) for f in stream.frames) < wire.WINDOW:
-        warden.read()
+    stream.fill()
     assert warden.call("stats")[0]["pids"] == 2
     stream.reset()
     warden.call("snapshot", path=".")

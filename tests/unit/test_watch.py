@@ -188,7 +188,9 @@ def test_a_watch_that_nobody_reads_says_what_it_lost(cave: Cave, warden: Client)
     """The queue of the kernel runs over while the stream is held up by its window."""
     watch = Watch(warden, path=".")
     flood = "import os\nfor n in range(60000): os.close(os.open(f'x{n}' + 'y' * 200, 65)); n % 2 or os.unlink(f'x{n}' + 'y' * 200)"
+    watch.stream.hold()
     assert warden.run(f'/usr/bin/python3 -c "{flood}"', timeout_s=60)[0] == 0
+    watch.stream.release()
     lines = watch.until(lambda line: line["event"] == "overflow")
     assert lines[-1]["path"] == ""
     warden.run("touch after")

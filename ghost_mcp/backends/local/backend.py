@@ -20,6 +20,7 @@ from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
+from ghost_mcp.backends.tail import tail
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -250,7 +251,7 @@ class LocalBackend(Backend):
                 os.close(theirs)
 
     async def _await_start(self, cave: CaveDir, settings: Mapping[str, Any]) -> None:
-        stream = await self.connect(cave.id)
+        stream = await _stream(cave)
         try:
             await configure(stream, settings)
         except CaveGone as exc:
@@ -369,25 +370,31 @@ class LocalBackend(Backend):
 
     async def _end(self, cave: CaveDir) -> None:
         """Kill PID 1 of the cave and wait until the kernel has taken everything in it."""
-        pid = cave.warden_pid() if cave.alive() else None
         for lifelines in (self._lifelines, self._released):
             if (lifeline := lifelines.pop(cave.id, None)) is not None:
                 os.close(lifeline)
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    if cave.warden_pid() == pid:
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    self._group(cave).thaw()  # the frozen die only once thawed
-                    with anyio.move_on_after(GONE_S):
-                        await anyio.wait_readable(pidfd)
-                finally:
-                    os.close(pidfd)
+        with anyio.move_on_after(GONE_S):
+            while cave.alive():
+                if (pid := cave.warden_pid()) is not None:
+                    await self._kill(cave, pid)
+                else:  # only just starting: not in its group yet, perhaps, and its pid not known
+                    self._group(cave).kill()
+                    await anyio.sleep(0.005)
         self._group(cave).kill()
         if cave.alive():
             raise BackendUnavailable(f"cave {cave.id} does not end")
         await self._collect(cave)
+
+    async def _kill(self, cave: CaveDir, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if cave.warden_pid() == pid:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                self._group(cave).thaw()  # the frozen die only once thawed
+                await anyio.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
 
     async def _collect(self, cave: CaveDir) -> None:
         """Reap the outer process if it is ours, then the cgroup is empty and can go."""
@@ -433,8 +440,10 @@ class LocalBackend(Backend):
 
     async def connect(self, cave_id: str) -> ByteStream:
         cave = self.state.find(cave_id)
-        sock = cave.connect()
-        return await anyio.abc.UNIXSocketStream.from_socket(sock)
+        state = self.state.info(cave, self._cgroups).state
+        if state is not State.ENDED:  # of which connecting tells
+            after(state, Event.CALL, cave.id)
+        return await _stream(cave)
 
     async def usage(self, cave_id: str) -> Usage:
         cave = self.state.find(cave_id)
@@ -442,17 +451,17 @@ class LocalBackend(Backend):
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         cave = self.state.find(cave_id)
-        offset = 0
-        while True:
-            live = follow and cave.alive()
-            with suppress(FileNotFoundError), open(cave.log, "rb") as file:
-                file.seek(offset)
-                while piece := file.read(1 << 16):
-                    offset += len(piece)
-                    yield piece
-            if not live:
-                return
-            await anyio.sleep(0.2)
+        async for piece in tail(cave.log, lambda: follow and cave.alive()):
+            yield piece
+
+
+async def _stream(cave: CaveDir) -> ByteStream:
+    sock = cave.connect()
+    try:
+        return await anyio.abc.UNIXSocketStream.from_socket(sock)
+    except BaseException:  # cancelled: nobody would close it
+        sock.close()
+        raise
 
 
 def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:

@@ -70,8 +70,9 @@ async def read(
     if text is None:
         return _binary(page, limit)
     if offset is not None:
-        return _reply(text, _cut(text, None, None), None, page.offset - offset)
-    return _reply(text, _cut(text, limit, start_line if numbers else None), start_line, 0)
+        return _reply(text, _cut(text, whole_lines=False), None, page.offset - offset)
+    cut = _cut(text, limit=limit, number=start_line if numbers else None)
+    return _reply(text, cut, start_line, 0)
 
 
 def _text(page: Block, *, begins: bool, strict: bool) -> Block | None:
@@ -132,12 +133,18 @@ class Cut:
     inside_line: bool
 
 
-def _cut(page: Block, limit: int | None, number: int | None) -> Cut:
+def _cut(
+    page: Block,
+    *,
+    limit: int | None = None,
+    number: int | None = None,
+    whole_lines: bool = True,
+) -> Cut:
     """As many lines as may be shown; of a line that alone is too long, its beginning."""
     parts: list[str] = []
     room, taken, lines = PAGE_CHARS, 0, 0
     pieces = page.data.split(b"\n")
-    at_end = page.end >= page.size
+    at_end = page.end >= page.size or not whole_lines
     for index, raw in enumerate(pieces):
         ended = index < len(pieces) - 1
         if not raw and not ended:

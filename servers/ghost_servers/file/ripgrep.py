@@ -10,16 +10,19 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.errors import InvalidArgument, LimitExceeded
 from ghost_mcp.outputs import decode
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave, Process
 
-# One record holds a whole line: a longer one is passed over.
+PROGRAM = "rg"
+# One record holds a whole line and all matches in it: a longer one is passed over.
 MAX_RECORD_BYTES = 4 << 20
+MAX_BYTES = 64 << 20
 MAX_ERROR_BYTES = 4096
 STDOUT = 1
+FAILED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,31 +50,35 @@ class Line:
     text: str
 
 
-def command(query: Query, path: str) -> list[str]:
-    """The command line. Nothing of it is read by a shell, and the path cannot be an option."""
-    argv = ["rg", "--json", "--no-config", "--no-messages", "--sort=path", "--no-require-git"]
+def means_the_same(query: Query) -> bool:
+    """Whether ripgrep would look into the files that the warden's own search does.
+
+    A glob with a slash has to be ripgrep's ``--glob``, which brings back what .gitignore leaves out.
+    """
+    return not any("/" in glob for glob in query.include)
+
+
+def command(query: Query, name: str) -> list[str]:
+    """The command line. Nothing of it is read by a shell, and the name cannot be an option."""
+    argv = [PROGRAM, "--json", "--no-config", "--no-messages", "--sort=path", "--no-require-git"]
     argv += ["--fixed-strings"] * query.fixed + ["--ignore-case"] * query.ignore_case
-    argv += ["--hidden"] * query.hidden + ["--no-ignore"] * (not query.gitignore)
+    argv += ["--hidden"] if query.hidden else ["--glob=!.*"]
+    argv += ["--glob=!.git/"] if query.gitignore else ["--no-ignore"]
     argv += [f"--context={query.context}"] * bool(query.context)
     for glob in query.include:
-        # A type, unlike a glob, does not bring back what .gitignore or a leading dot leaves out.
-        argv += (
-            [f"--glob={glob}"] if "/" in glob else [f"--type-add=wanted:{glob}", "--type=wanted"]
-        )
+        argv += [f"--type-add=wanted:{glob}", "--type=wanted"]
     argv += [f"--glob=!{glob}" for glob in query.exclude]
-    if query.gitignore:
-        argv.append("--glob=!.git/")
-    return [*argv, f"--regexp={query.pattern}", "--", path]
+    return [*argv, f"--regexp={query.pattern}", "--", f"./{name}"]
 
 
-async def search(cave: Cave, query: Query, path: str) -> AsyncGenerator[Line, None]:
-    """The matching lines and their context, in order. ``path`` is absolute.
+async def search(cave: Cave, query: Query, folder: str, name: str) -> AsyncGenerator[Line, None]:
+    """The matching lines of ``name`` in a folder (empty: of the folder), with their context, in order.
 
-    Raises NotFound ``program_not_found`` where there is no ripgrep, InvalidArgument for a bad pattern.
-    Leaving the iteration ends the search.
+    Paths are relative to the folder. Raises NotFound ``program_not_found`` where there is no ripgrep,
+    InvalidArgument for a bad pattern, LimitExceeded when it prints too much. Leaving the iteration ends it.
     """
     found = False
-    async with cave.process(command(query, path), cwd="/") as process:
+    async with cave.process(command(query, name), cwd=folder) as process:
         await process.send_eof()
         errors = bytearray()
         async with aclosing(_records(process, errors)) as records:
@@ -80,7 +87,7 @@ async def search(cave: Cave, query: Query, path: str) -> AsyncGenerator[Line, No
                 if line is not None:
                     found = True
                     yield line
-        if await process.wait() == 2 and not found and errors:
+        if await process.wait() == FAILED and not found and errors:
             raise InvalidArgument(
                 f"bad pattern: {_reason(bytes(errors))}",
                 hint="To find the text as it is, set fixed.",
@@ -92,8 +99,12 @@ async def _records(process: Process, errors: bytearray) -> AsyncGenerator[bytes,
     """Whole lines of its standard output; ``errors`` takes the beginning of the other."""
     rest = bytearray()
     passing = False  # over a line that is too long
+    left = MAX_BYTES
     while (piece := await process.receive()) is not None:
         channel, data = piece
+        left -= len(data)
+        if left < 0:
+            raise LimitExceeded("very long lines with very many matches")
         if channel != STDOUT:
             errors += data[: MAX_ERROR_BYTES - len(errors)]
             continue
@@ -124,7 +135,7 @@ def _line(raw: bytes) -> Line | None:
             matches = data["submatches"]
             column = len(decode(text[: int(matches[0]["start"])])) + 1 if matches else 1
         return Line(
-            path=decode(_bytes(data["path"])),
+            path=decode(_bytes(data["path"])).removeprefix("./"),
             line=int(data["line_number"]),
             column=column,
             text=decode(text.rstrip(b"\r\n")),

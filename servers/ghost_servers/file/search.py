@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections import deque
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from ghost_mcp.errors import InvalidArgument, NotFound, ProtocolFailure
+from ghost_mcp.errors import InvalidArgument, LimitExceeded, NotFound, ProtocolFailure
 from ghost_mcp.outputs import Output, clean, is_output, search_output, whole_number
 from ghost_mcp.reply import Reply
 from ghost_mcp.tool import Call, tool
@@ -24,9 +27,11 @@ if TYPE_CHECKING:
 
 SEARCHING_S = 20.0
 MAX_PATTERN = 10_000
+MAX_GLOBS = 100
 TEXT_CHARS = 7000
 # Of a long line so much is shown, and so much of it before the match.
 SHOWN, LEAD = 500, 80
+_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 class Match(TypedDict, total=False):
@@ -65,8 +70,8 @@ async def search(
         pattern=pattern,
         fixed=fixed,
         ignore_case=ignore_case,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
+        include=_globs(include or []),
+        exclude=_globs(exclude or []),
         context=context,
         hidden=hidden,
         gitignore=gitignore,
@@ -80,6 +85,22 @@ async def search(
     return found.reply()
 
 
+def _globs(given: list[str]) -> tuple[str, ...]:
+    """With each ``{a,b}`` made two globs: what searches knows no braces. Raises InvalidArgument."""
+    globs, done = list(given), []
+    while globs:
+        glob = globs.pop(0)
+        found = _BRACES.search(glob)
+        if found is None:
+            done.append(glob)
+        else:
+            parts = found[1].split(",")
+            globs[:0] = [glob[: found.start()] + part + glob[found.end() :] for part in parts]
+        if len(globs) + len(done) > MAX_GLOBS:
+            raise InvalidArgument(f"include and exclude take at most {MAX_GLOBS} globs")
+    return tuple(done)
+
+
 async def _search(cave: Cave, query: Query, path: str, found: Found) -> None:
     if is_output(path):
         output = Output.parse(path).of(cave)
@@ -87,9 +108,11 @@ async def _search(cave: Cave, query: Query, path: str, found: Found) -> None:
         _take(records, answer, output.uri, found)
         return
     where, _ = await cave.call("stat", {"path": path})
-    if where.get("type") in ("file", "directory"):  # a link is followed only where it is safe to
+    kind = where.get("type")
+    # A link is followed only by the warden, which knows what is no file of the cave.
+    if kind in ("file", "directory") and ripgrep.means_the_same(query):
         try:
-            await _with_ripgrep(cave, query, str(where["path"]), found)
+            await _with_ripgrep(cave, query, str(where.get("path")), kind == "directory", found)
             return
         except NotFound as exc:
             if exc.code != "program_not_found":
@@ -113,11 +136,17 @@ def _head(query: Query) -> dict[str, Any]:
     }
 
 
-async def _with_ripgrep(cave: Cave, query: Query, path: str, found: Found) -> None:
-    async with aclosing(ripgrep.search(cave, query, path)) as lines:
-        async for line in lines:
-            if not found.line(line, query.context):
-                return
+async def _with_ripgrep(cave: Cave, query: Query, path: str, is_folder: bool, found: Found) -> None:
+    folder, name = (path, "") if is_folder else posixpath.split(path)
+    try:
+        async with aclosing(ripgrep.search(cave, query, folder, name)) as lines:
+            async for line in lines:
+                if not found.line(
+                    replace(line, path=_short(f"{folder}/{line.path}")), query.context
+                ):
+                    return
+    except LimitExceeded as exc:
+        found.truncated, found.why = True, f"stopped: {exc}"
 
 
 def _take(records: list[Any], answer: dict[str, Any], uri: str, found: Found) -> None:
@@ -141,6 +170,8 @@ def _take(records: list[Any], answer: dict[str, Any], uri: str, found: Found) ->
     found.truncated = found.truncated or answer.get("truncated") is True
     if skipped := whole_number(answer, "skipped"):
         found.why = f"{skipped} binary, large or closed files not searched"
+    if answer.get("gap") is True:
+        found.why = "its middle was not kept; lines are counted without it"
 
 
 def _short(path: str) -> str:
@@ -173,7 +204,7 @@ class Found:
 
     def line(self, line: Line, context: int) -> bool:
         """Take a line of ripgrep's: a match, or context of the matches around it."""
-        path = _short(line.path)
+        path = line.path
         for match in reversed(self.matches):
             if match["path"] != path or line.line - match["line"] > context:
                 break

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ghost_mcp.errors import (
@@ -143,6 +144,8 @@ class Converter:
             return self._cave
 
     async def _start(self) -> Cave:
+        packages = await anyio.to_thread.run_sync(_packages)
+        mounts = await anyio.to_thread.run_sync(_mounts, packages)
         cave = await self._ghost.create(
             CaveSpec(
                 backend="local",
@@ -150,12 +153,12 @@ class Converter:
                 limits=LIMITS,
                 ephemeral=True,
                 idle_timeout_s=IDLE_S,
-                mounts=_mounts(),
+                mounts=mounts,
                 labels={"ghost/role": "converter"},
             )
         )
         try:
-            argv = [sys.executable, "-I", "-B", "-c", _START, SOCKET, PROGRAM, _packages()]
+            argv = [sys.executable, "-I", "-B", "-c", _START, SOCKET, PROGRAM, packages]
             done = await cave.exec(argv, env=ENVIRONMENT, timeout_s=START_S)
             if done.exit_code:
                 last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -198,7 +201,7 @@ async def _converse(
         return answer, await answers.receive_exactly(answer["size"])
     except wire.BadFrame as exc:
         raise ProtocolFailure(f"the converter broke its protocol: {exc}") from exc
-    except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, CaveGone) as exc:
+    except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as exc:
         raise LimitExceeded(
             "the converter ended while it converted this document",
             hint="It may need too much memory. The next document gets a new converter.",
@@ -213,14 +216,14 @@ def _packages() -> str:
     return str(Path(spec.origin).parents[1])
 
 
-def _mounts() -> dict[str, str]:
+def _mounts(packages: str) -> dict[str, str]:
     """The interpreter that runs here and its packages, at their own paths, and the converter's program."""
     interpreter = os.path.realpath(sys.executable)
     folders = {
         sys.prefix,
         sys.base_prefix,
         os.path.dirname(os.path.dirname(interpreter)),
-        _packages(),
+        packages,
     }
     mounts: dict[str, str] = {}
     for folder in sorted(folders):

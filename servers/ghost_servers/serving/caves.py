@@ -72,8 +72,9 @@ class Places:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for cave_id in list(self._places):
-            await self.drop(cave_id)
+        async with anyio.create_task_group() as tasks:
+            for cave_id in list(self._places):
+                tasks.start_soon(self.drop, cave_id)
 
     async def named(self, name: str) -> Place:
         """The place of a cave by name or id. Raises CaveNotFound with the way to make it, CaveGone, Conflict."""

@@ -29,6 +29,8 @@ from mcp.types import (
 )
 from pydantic_core import PydanticSerializationError
 
+from ghost_mcp.errors import BackendUnavailable
+
 if TYPE_CHECKING:
     from mcp.server import Server
 
@@ -47,7 +49,7 @@ async def serve(server: Server[Any], *, grace_s: float = GRACE_S) -> int:
     """Serve one connection on the process's standard input and output until it ends.
 
     It ends with its input, or with SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
-    Returns 0, or 128 + N for signal N. Raises OSError when input or output is closed from the start.
+    Returns 0, or 128 + N for signal N. Raises BackendUnavailable without an input or output to serve on.
     """
     with _standard_streams() as (source, sink):
         connection = _Connection(_Pipe(source), _Pipe(sink), grace_s)
@@ -70,9 +72,14 @@ def _standard_streams() -> Iterator[tuple[int, int]]:
 
     So what a library prints, or a program it starts, cannot break the wire.
     """
-    ours: list[int] = []
     try:
-        ours.extend(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1))
+        ours = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1)]
+    except OSError as exc:
+        raise BackendUnavailable(
+            "standard input or output is closed",
+            hint="An MCP client starts this program, with a pipe for each.",
+        ) from exc
+    try:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(nothing, 0)
         os.close(nothing)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CHANNELS = {"1": "stdout", "2": "stderr"}
+BINARY = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +28,26 @@ class Excerpt:
     not_kept: int
     lost: bool
 
-    def text(self, uri: str, *, running: bool) -> tuple[str, bool]:
-        """What a reader sees, and whether there is more to be had at ``uri``."""
-        whole = not self.tail
-        head = decode(self.head, begins=self.start == 0, ends=whole and not running)
-        if looks_binary(head):
-            return f"[binary data, {size_text(self.size)}: {uri}]", True
-        if whole:
-            return head, False
+    @property
+    def binary(self) -> bool:
+        return looks_binary(decode(self.head, begins=self.start == 0, ends=False))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that is new is to be seen in :meth:`text`."""
+        return not self.tail and not self.binary
+
+    def text(self, uri: str, *, running: bool) -> str:
+        """What a reader sees; the rest is to be had at ``uri``."""
+        if self.binary:
+            return f"[binary data, {size_text(self.size)}: {uri}]"
+        head = decode(self.head, begins=self.start == 0, ends=not self.tail and not running)
+        if not self.tail:
+            return head
         left_out = self.size - self.start - len(self.head) - len(self.tail)
         gone = f", {self.not_kept} of them not kept" if self.not_kept else ""
         between = f"\n[... {left_out} bytes left out{gone}; all: {uri} ...]\n"
-        return head + between + decode(self.tail, begins=False, ends=not running), True
+        return head + between + decode(self.tail, begins=False, ends=not running)
 
     def last_line(self) -> str:
         lines = decode(self.tail or self.head, begins=False, ends=False).strip().splitlines()
@@ -97,11 +106,17 @@ class Report:
         for channel, excerpt in self.outputs.items():
             name = CHANNELS[channel]
             uri = Output.of_channel(cave, self.id, int(channel)).uri
-            data[name], more = excerpt.text(uri, running=self.running)
-            if more:
-                data[f"{name}_size"] = excerpt.size
-                data[f"{name}_uri"] = uri
-                handles.append(Handle(uri=uri, name=f"{self.id}-{name}", size_bytes=excerpt.size))
+            data[name] = excerpt.text(uri, running=self.running)
+            if not excerpt.whole:
+                data |= {f"{name}_size": excerpt.size, f"{name}_uri": uri}
+                handles.append(
+                    Handle(
+                        uri=uri,
+                        name=f"{self.id}-{name}",
+                        size_bytes=excerpt.size,
+                        mime_type=BINARY if excerpt.binary else "text/plain",
+                    )
+                )
         return data, handles
 
 

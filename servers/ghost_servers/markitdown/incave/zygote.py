@@ -74,7 +74,11 @@ class Zygote:
     def _start(self) -> None:
         sock, _ = self._listener.accept()
         answering = mmap.mmap(-1, 1)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            sock.close()  # no process to be had: this conversion fails, not the converter
+            return
         if not pid:
             _convert(sock, answering)
         child = Child(pid, os.pidfd_open(pid), sock, answering)

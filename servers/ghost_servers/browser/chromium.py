@@ -1,0 +1,81 @@
+# Only this file decides how Chromium is started in a cave.
+"""Chromium's command line: headless, quiet, driven over the DevTools pipe, without a listening port."""
+
+from __future__ import annotations
+
+__all__ = ["MISSING", "command"]
+
+MISSING = 127  # what the start line exits with when the cave has no Chromium
+
+# A path in the cave; what an earlier browser left there goes first. `exec` makes the browser the process we hold.
+_PROFILE = "/tmp/.ghost-browser"  # noqa: S108
+_START = """
+profile=$1; shift
+rm -rf "$profile" && mkdir -m 700 "$profile"
+for program in /usr/lib/chromium/chromium chromium chromium-browser google-chrome-stable google-chrome; do
+  command -v "$program" >/dev/null && exec "$program" "--user-data-dir=$profile" "$@"
+done
+exit 127
+"""
+
+# Features that call home, change what a page gets, or draw a browser window that nobody sees.
+_WITHOUT = (
+    "AimEnabled",
+    "HttpsFirstBalancedModeAutoEnable",
+    "HttpsUpgrades",
+    "LensOverlay",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+    "PaintHolding",
+    "PreconnectToSearch",
+    "Translate",
+    "WebUIOmniboxAimPopup",
+    "WebUIOmniboxFullPopup",
+    "WebUIOmniboxPopup",
+)
+
+_FLAGS = (
+    "--headless=new",
+    "--remote-debugging-pipe",
+    "--no-startup-window",
+    # The cave is the barrier: it has no nested user namespaces to make another of.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-breakpad",
+    "--disable-client-side-phishing-detection",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-extensions",
+    "--disable-field-trial-config",
+    "--disable-infobars",
+    "--disable-search-engine-choice-screen",
+    "--disable-sync",
+    "--metrics-recording-only",
+    "--no-default-browser-check",
+    "--no-first-run",
+    "--no-pings",
+    "--no-service-autorun",
+    "--password-store=basic",
+    # A tab that is not in front works on, and a picture of it can be taken.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    # Going back loads the page again: what an agent sees is never a frozen copy.
+    "--disable-back-forward-cache",
+    "--force-color-profile=srgb",
+    "--hide-scrollbars",
+    "--mute-audio",
+    # A mouse, as with a screen: without one, pages take the browser for a telephone.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
+    "--enable-features=CDPScreenshotNewSurface,SkipListAccountsWithoutGaiaCookies",
+    f"--disable-features={','.join(_WITHOUT)}",
+)
+
+
+def command() -> list[str]:
+    """The program and arguments that start the browser in a cave; exits with MISSING where there is none."""
+    return ["sh", "-c", _START, "ghost-browser", _PROFILE, *_FLAGS]
