@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _RLIMITS = {
     "nproc": 6,
     "nofile": 7,
-    "fsize": 1,
+    "data": 2,
     "core": 4,
 }  # resource numbers of Linux's generic ABI
 

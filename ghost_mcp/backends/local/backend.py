@@ -222,7 +222,9 @@ class LocalBackend(Backend):
         }
         for name, (enforced, how) in self._cgroups.assurance(spec.limits).items():
             if name == "pids" and not enforced and spec.limits.pids is not None:
-                enforced, how = True, "RLIMIT_NPROC, counted for the cave's user"
+                enforced, how = True, "RLIMIT_NPROC, counted in the cave's user namespace"
+            if name == "memory" and not enforced and spec.limits.memory_bytes is not None:
+                how += "; each process by itself is held by RLIMIT_DATA"
             lines[name] = Assurance(enforced=enforced, how=how)
         return lines
 
@@ -268,7 +270,12 @@ class LocalBackend(Backend):
             spec.limits.pids is not None
         ):  # each cave has a user namespace, in which the kernel counts
             settings["rlimits"]["nproc"] = spec.limits.pids
+        if spec.limits.memory_bytes is not None and not self._limits_memory(spec):
+            settings["rlimits"]["data"] = spec.limits.memory_bytes
         return settings
+
+    def _limits_memory(self, spec: CaveSpec) -> bool:
+        return self._cgroups.assurance(spec.limits)["memory"][0]
 
     async def prepare(self, limits: Limits) -> str:
         spec = CaveSpec(limits=limits, ephemeral=True, owner=self.state.instance)
