@@ -10,7 +10,7 @@ from ghost_mcp.errors import InvalidArgument
 __all__ = ["Language", "program"]
 
 Language = Literal["python", "bash", "javascript"]
-MAX_CODE = 100_000  # one argument of a program: Linux allows 128 KiB
+MAX_CODE = 60_000  # it travels in the head of a frame, which is at most 64 KiB
 _INTERPRETERS = {
     "python": ("python3", "-c"),
     "bash": ("bash", "-c"),

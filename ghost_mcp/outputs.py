@@ -40,6 +40,7 @@ _URI = re.compile(
 )
 # A share of bytes that no text has: NUL, other control bytes but those of terminals, bad UTF-8.
 _BINARY_SHARE = 0.1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ODD = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\ufffd]")
 
 
@@ -174,10 +175,7 @@ def looks_binary(text: str) -> bool:
 
 def clean(text: object, limit: int = 4096) -> str:
     """A name that a cave chose, as a bounded text that any JSON can hold."""
-    raw = str(text)[:limit].encode(
-        "utf-8", "surrogateescape" if isinstance(text, str) else "replace"
-    )
-    return raw.decode("utf-8", "replace")
+    return _SURROGATE.sub("\ufffd", str(text)[:limit])
 
 
 def whole_number(head: Mapping[str, Any], key: str) -> int:

@@ -71,6 +71,8 @@ class Pool:
         while self._ready:
             prepared, link = self._ready.popleft()
             self._taken.set()
+            if self.filled.is_set():  # nobody waits for it: full means full now
+                self.filled = anyio.Event()
             try:
                 if link.alive:
                     return await self._become(prepared, link, spec, secrets), link

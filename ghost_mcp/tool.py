@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "tool"]
 
 Effect = Literal["read", "write", "destroy"]
-CAVE_ARGUMENT = {"type": "string", "description": "Cave to act in; default: your own."}
+CAVE_ARGUMENT = {"type": "string", "description": "Default: your own."}
 
 
 class Progress(Protocol):

@@ -97,10 +97,15 @@ class Attachment:
     def run(self, head: dict[str, Any]) -> dict[str, Any]:
         """Run the program to its end; returns ``{exit_code, timed_out, duration_s}``.
 
-        Raises the GhostError the warden answered with, CaveGone, Interrupted, OutputClosed. The first
-        interrupt goes to the program, the second ends it.
+        Raises the GhostError the warden answered with, CaveGone, LimitExceeded, Interrupted, OutputClosed.
+        The first interrupt goes to the program, the second ends it.
         """
-        self._stream, opening = self._wire.open({"op": "exec", **head})
+        try:
+            self._stream, opening = self._wire.open({"op": "exec", **head})
+        except wire.LocalProtocolError as exc:
+            raise LimitExceeded(
+                "the command is too long for one call", hint="Write it to a file and run that."
+            ) from exc
         self._out += self._wire.send_hello({}) + opening
         with _Signals(terminal=self._terminal) as signals:
             while self._answer is None or self._pending:
@@ -112,6 +117,9 @@ class Attachment:
                         self._ready(fd)
         if self._answer.get("ok") is not True:
             raise from_wire(self._answer)
+        kinds = {"exit_code": (int,), "timed_out": (bool,), "duration_s": (int, float)}
+        if any(type(self._answer.get(key)) not in kind for key, kind in kinds.items()):
+            raise ProtocolFailure("the cave's warden did not say how the program ended")
         return self._answer
 
     # --- what to wait for ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,20 +108,21 @@ def destroy(options: argparse.Namespace, out: Output) -> int:
 def logs(options: argparse.Namespace, out: Output) -> int:
     if options.follow and out.json:
         raise InvalidArgument("--follow and --json exclude each other", hint="Leave one out.")
-    pieces: list[bytes] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
 
     async def act(ghost: Ghost) -> str:
         cave = await ghost.get(options.cave)
         async for piece in cave.logs(follow=options.follow):
+            text = decoder.decode(piece)
+            out.text(text)
             if out.json:
-                pieces.append(piece)
-            else:
-                out.raw(piece)
+                pieces.append(text)
         return cave.name
 
     name = _on_ghost(options.backend, act)
     if out.json:
-        out.document({"name": name, "log": b"".join(pieces).decode("utf-8", "replace")})
+        out.document({"name": name, "log": "".join(pieces)})
     return 0
 
 

@@ -43,7 +43,7 @@ def script(options: argparse.Namespace, out: Output) -> int:
     if out.json:
         out.document({"shell": options.shell, "script": text})
     else:
-        out.raw(text.encode())
+        out.text(text)
     return 0
 
 

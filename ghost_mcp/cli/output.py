@@ -54,11 +54,10 @@ class Output:
         if not self.json:
             self._write(plain(text))
 
-    def raw(self, data: bytes) -> None:
-        """Bytes for people as they come (a cave's log, whose control bytes its warden has escaped)."""
-        sys.stdout.flush()
-        while data:
-            data = data[os.write(1, data) :]
+    def text(self, text: str) -> None:
+        """Text for people as it comes, without a line's end of its own."""
+        if not self.json:
+            self._write(plain(text), end="")
 
     def note(self, text: str) -> None:
         """A line for people beside the answer, on stderr."""
@@ -105,10 +104,10 @@ class Output:
             thread.join()
 
     @staticmethod
-    def _write(text: str) -> None:
+    def _write(text: str, end: str = "\n") -> None:
         # A lone surrogate (a file name that is not UTF-8) must not end the command.
         encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
         sys.stdout.flush()
 
 

@@ -28,7 +28,7 @@ __all__ = ["environment", "is_local", "run"]
 STDOUT, STDERR = 1, 2
 PATIENCE_S = 1.0
 TIMED_OUT = 124  # as timeout(1) says it
-SHELL = 'command -v bash >/dev/null && exec bash -l; exec "${SHELL:-sh}" -l'
+SHELL = 'command -v bash >/dev/null && exec bash; exec "${SHELL:-sh}"'
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
@@ -166,7 +166,7 @@ def _check(name: str, backend: str | None) -> None:
 
 
 def _end(answer: dict[str, Any], sinks: dict[int, int | bytearray], out: Output) -> int:
-    code, timed_out = int(answer["exit_code"]), bool(answer["timed_out"])
+    code, timed_out = answer["exit_code"], answer["timed_out"]
     if out.json:
         texts = [bytes(sinks[n]).decode("utf-8", "replace") for n in (STDOUT, STDERR)]
         out.document(

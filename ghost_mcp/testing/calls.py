@@ -180,7 +180,8 @@ class Calls(Basis):
                 await terminal.resize(40, 120)
                 await terminal.send(b"stty size\n")
                 assert await _line(terminal, b"\r\n") == b"40 120\r\n"
-                await terminal.send(b"trap 'echo stopped' INT; echo sleeping; sleep 1000\n")
+                # What speaks and what sleeps is one process: a shell between the two would miss the key.
+                await terminal.send(b"trap 'echo stopped' INT; sh -c 'echo sleeping; exec sleep 99'\n")
                 await _line(terminal, b"sleeping\r\n")
                 await terminal.send(b"\x03")
                 await _line(terminal, b"stopped\r\n")

@@ -110,11 +110,13 @@ class Creation(Basis):
             assert [info.id for info in await self.ours(backend)] == [spec.id]
 
     async def test_of_creates_at_once_with_the_same_id_one_cave_comes(self) -> None:
-        spec, made = self.spec(), []
+        spec, made = self.spec(env={"COLOUR": "blue"}), []
         async with self.backend() as backend, self.backend() as other:
 
             async def create(by: Backend) -> None:
                 made.append(await by.create(spec))
+                async with self.view(spec.id) as cave:  # ready for each, not only for the one who made it
+                    assert (await cave.exec('echo "$COLOUR"')).stdout == "blue\n"
 
             async with anyio.create_task_group() as tasks:
                 for by in (backend, other, backend, other):

@@ -17,8 +17,9 @@ import tarfile
 import zlib
 
 from . import files
+from .failures import error_head
 from .folders import Walk, number
-from .program import WardenError, error_head
+from .program import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

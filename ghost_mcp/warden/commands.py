@@ -232,7 +232,7 @@ def environment(warden: Warden, extra: dict[str, str], mark: str) -> dict[str, s
 
 def folder(wanted: Any) -> str:
     """A working directory that exists. Raises file_not_found or not_a_directory."""
-    path: str = os.path.join(HOME, str(wanted or ""))
+    path: str = os.path.join(HOME, str(wanted)) if wanted else HOME
     if not os.path.isdir(path):
         if not path.startswith(HOME):
             raise WardenError("file_not_found", f"no such folder: {path[:500]}")

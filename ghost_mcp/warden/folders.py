@@ -1,5 +1,5 @@
 # Only this file walks a tree. It never follows a symbolic link and never enters what is not the cave's.
-"""Listing, comparing and removing whole folders. Imported by workers only."""
+"""Listing, comparing and removing whole folders; run in workers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import stat as modes
 from itertools import islice
 
-from . import files, patterns
-from .program import WardenError, error_head
+from . import files
+from .failures import error_head
+from .program import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ class _Filter:
         glob = head.get("glob")
         if glob is not None and not isinstance(glob, str):
             raise WardenError("bad_pattern", "glob is not a text")
-        self.glob = patterns.glob(glob) if glob else None
+        self.glob = None
+        if glob:
+            from . import patterns  # it needs re, which costs more than a whole small listing
+
+            self.glob = patterns.glob(glob)
         parts = glob.strip("/").split("/") if glob else []
         reach = MAX_DEPTH if "**" in parts else max(1, len(parts))
         self.depth = number(head, "depth", reach, 1, MAX_DEPTH)

@@ -22,6 +22,7 @@ __all__ = ["Link", "LinkStream"]
 HELLO_S = 20.0
 STALL_S = 10.0
 MAX_NOTES = 64
+SMALL = 2048
 MAX_ANSWER = 64 << 20
 
 
@@ -35,7 +36,8 @@ class LinkStream:
     def __init__(self, link: Link, number: int) -> None:
         self._link = link
         self.id = number
-        self._data: deque[tuple[int, bytes]] = deque()
+        self._data: deque[tuple[int, bytes | bytearray]] = deque()
+        self._growing: dict[int, bytearray] = {}  # channel -> its newest piece, while it is small
         self._ended: set[int] = set()
         self._notes: deque[tuple[dict[str, Any], bytes]] = deque()
         self._answer: tuple[dict[str, Any], bytes] | None = None
@@ -54,7 +56,10 @@ class LinkStream:
             if self._answer is not None:
                 return None
             await self._change()
-        channel, data = self._data.popleft()
+        channel, piece = self._data.popleft()
+        if self._growing.get(channel) is piece:
+            del self._growing[channel]
+        data = bytes(piece)
         await self._link.write(self._link.wire.consumed(self.id, len(data)))
         return channel, data
 
@@ -134,7 +139,7 @@ class LinkStream:
 
     def _deliver(self, frame: wire.Frame) -> None:
         if frame.kind == wire.DATA:
-            self._data.append((frame.channel, frame.body))
+            self._take(frame.channel, frame.body)
         elif frame.kind == wire.EOF:
             self._ended.add(frame.channel)
         elif frame.kind == wire.NOTE:
@@ -146,6 +151,18 @@ class LinkStream:
         elif frame.kind == wire.RESET:
             self._failure = CaveGone("the warden gave the stream up")
         self._wake()
+
+    def _take(self, channel: int, body: bytes) -> None:
+        """Queue a piece. Small ones grow together: a million of one byte must not cost a million objects."""
+        growing = self._growing.get(channel)
+        if len(body) >= SMALL:
+            self._growing.pop(channel, None)
+            self._data.append((channel, body))
+        elif growing is not None and len(growing) < wire.MAX_DATA:
+            growing += body
+        else:
+            piece = self._growing[channel] = bytearray(body)
+            self._data.append((channel, piece))
 
     def _fail(self, exc: Exception) -> None:
         if not self.closed:

@@ -6,7 +6,7 @@ import _socket
 import errno
 import os
 
-from .program import READ, WRITE, WardenError
+from .program import WRITE, WardenError
 from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
@@ -157,25 +157,17 @@ def listen(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(128)
-        sock.setblocking(False)
     except OSError:
         sock.close()
         raise
     port = sock.getsockname()[1]
 
-    def accept(events: int) -> None:
-        try:
-            fd, _ = sock._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return
-        client = _socket.socket(fileno=fd)
-        client.setblocking(False)
-        _join(stream.peer.open({"op": "accepted", "port": port}), client)
-
     def close() -> None:
         warden.unwatch(sock.fileno())
         sock.close()
 
-    warden.watch(sock.fileno(), READ, accept)
+    warden.accept(
+        sock, lambda client: _join(stream.peer.open({"op": "accepted", "port": port}), client)
+    )
     stream.on_reset = close
     stream.note({"port": port})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import _heapq
 import _signal  # type: ignore[import-not-found]  # the C half: signal itself imports enum
 import _socket
-import errno
 import os
 import select
 import sys
@@ -31,6 +30,7 @@ CHUNK = 1 << 16
 # Above this much unsent output a connection's sources pause: a flood never delays a small answer for long.
 HIGH_WATER = 1 << 18
 MAX_PEERS = 64
+ACCEPT_PAUSE_S = 0.1
 HOME = "/workspace"
 RUN = "/run/ghost"
 
@@ -71,39 +71,6 @@ class WardenError(Exception):
         self.head: dict[str, Any] = {"code": code, "message": message, "hint": hint}
         if data:
             self.head["data"] = data
-
-
-_ERRNO_CODES = {
-    errno.ENOENT: "file_not_found",
-    errno.ENOTDIR: "not_a_directory",
-    errno.EISDIR: "is_a_directory",
-    errno.EEXIST: "file_exists",
-    errno.EACCES: "permission_refused",
-    errno.EPERM: "permission_refused",
-    errno.EROFS: "read_only",
-    errno.ENOSPC: "no_space",
-    errno.EDQUOT: "no_space",
-    errno.EFBIG: "too_large",
-    errno.ENAMETOOLONG: "invalid_path",
-    errno.ELOOP: "invalid_path",
-    errno.EINVAL: "invalid_argument",
-    errno.ENOTEMPTY: "not_empty",
-    errno.ECONNREFUSED: "connection_refused",
-    errno.EAGAIN: "limit_exceeded",
-    errno.ENOMEM: "limit_exceeded",
-    errno.EMFILE: "limit_exceeded",
-}
-
-
-def error_head(exc: BaseException) -> dict[str, Any]:
-    """What a failed operation answers with; an unforeseen error says its class, never its text."""
-    if isinstance(exc, WardenError):
-        return exc.head
-    if isinstance(exc, OSError):
-        name = f"{exc.filename}: " if isinstance(exc.filename, str) else ""
-        code = _ERRNO_CODES.get(exc.errno or 0, "io_error")
-        return {"code": code, "message": f"{name}{os.strerror(exc.errno or errno.EIO)}"[:1000]}
-    return {"code": "internal", "message": f"the warden failed: {type(exc).__name__}"}
 
 
 class Stream:
@@ -156,6 +123,8 @@ class Stream:
 
     def fail(self, exc: BaseException) -> None:
         if self.open:
+            from .failures import error_head  # not loaded until something fails
+
             self.peer.send(self.peer.wire.send_close(self.id, {"ok": False, **error_head(exc)}))
             self.peer.drop(self)
 
@@ -425,8 +394,30 @@ class Warden:
     def listen(self, sock: _socket.socket, peer_uid: int | None = None) -> None:
         """Take connections; with ``peer_uid`` only that user's: the cave's own programs run as another."""
         self._peer_uid = peer_uid
+        self.accept(sock, self._accepted)
+
+    def accept(self, sock: _socket.socket, take: Callable[[_socket.socket], None]) -> None:
+        """Hand each connection of a listening socket to ``take``. Out of descriptors, pause instead of spinning."""
+
+        def ready(events: int) -> None:
+            try:
+                fd, _ = sock._accept()  # type: ignore[attr-defined]
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:
+                self.unwatch(sock.fileno())
+                self.after(ACCEPT_PAUSE_S, again)
+                return
+            client = _socket.socket(fileno=fd)
+            client.setblocking(False)
+            take(client)
+
+        def again() -> None:
+            if sock.fileno() >= 0:
+                self.watch(sock.fileno(), READ, ready)
+
         sock.setblocking(False)
-        self.watch(sock.fileno(), READ, lambda events: self._accept(sock))
+        again()
 
     def lifeline(self, fd: int) -> None:
         """End when the other end of ``fd`` closes."""
@@ -465,13 +456,7 @@ class Warden:
             if call is not None:
                 self._safely(call)
 
-    def _accept(self, sock: _socket.socket) -> None:
-        try:
-            fd, _ = sock._accept()  # type: ignore[attr-defined]
-        except OSError:
-            return
-        peer = _socket.socket(fileno=fd)
-        peer.setblocking(False)
+    def _accepted(self, peer: _socket.socket) -> None:
         if len(self.peers) >= MAX_PEERS or self._peer_uid not in (None, _uid(peer)):
             peer.close()
             return

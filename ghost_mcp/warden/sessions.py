@@ -3,7 +3,7 @@
 The shell runs a small loop: it reads a command's number from descriptor 8, sources the file of that number
 with input and outputs redirected, and says the exit status and its directory on descriptor 9. Standard
 output and error stay apart, and a command that ends the shell (``exit 0``) ends only this shell: the next
-command gets a fresh one in the same directory.
+command gets a fresh one in the directory this one started in.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class Session:
         self.pid = 0
         if self.command is not None:
             if not self.command.note:
-                self.command.note = (
-                    "the command ended the shell: the next one starts fresh in the same directory"
-                )
+                self.command.note = "the command ended the shell: the next one starts fresh in the directory this one started in"
             self._finish(processes.exit_code(status))
 
     def _finish(self, code: int) -> None:

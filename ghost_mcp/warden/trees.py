@@ -1,17 +1,19 @@
 # Only this file starts workers: forked children that walk trees, so that the loop never waits for them.
 """Operations on whole trees. Each runs in a worker of its own, which a hostile tree or pattern may stall.
 
-What a worker does lies in modules that only workers import (folders, search, archives), so that the warden
-itself stays small. A worker has a limit of processor time and memory, and dies with its stream.
+What needs more than the warden has, patterns and archives, lies in modules that only workers import, so that
+the warden itself stays small. A worker has a limit of processor time and memory, and dies with its stream.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import resource
 
-from . import files, processes, wire
-from .program import CHUNK, HOME, WardenError, error_head
+from . import files, folders, processes, wire
+from .failures import error_head
+from .program import CHUNK, HOME, WardenError
 from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
@@ -169,8 +171,6 @@ def _live(job: Job, data: int, answer: int, given: int, cpu_s: int | None) -> No
 
 def _settle(keep: set[int], cpu_s: int | None) -> None:
     """Become a process of its own: no signal handler and no descriptor of the warden's, and limits."""
-    import resource
-
     _signal.set_wakeup_fd(-1)
     for number in (_signal.SIGCHLD, _signal.SIGTERM):
         _signal.signal(number, _signal.SIG_DFL)
@@ -207,8 +207,6 @@ def listing(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """
 
     def job(out: Output, given: int) -> dict[str, Any]:
-        from . import folders
-
         return folders.listing(head, out)
 
     work(stream, job)
@@ -258,13 +256,11 @@ def snapshot(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """``{path, limit}``: what stands below a folder, to be compared with a later one.
 
     DATA is records ``kind size mtime_ns inode path``, fields parted by a space, each ended by NUL. Kinds:
-    ``f`` file, ``d`` folder, ``l`` symbolic link, ``o`` other, ``n`` noise: a folder such as node_modules,
+    ``f`` file, ``d`` folder, ``s`` symbolic link, ``o`` other, ``n`` noise: a folder such as node_modules,
     not entered, whose size is how many entries it has. The answer is ``{path, entries, truncated}``.
     """
 
     def job(out: Output, given: int) -> dict[str, Any]:
-        from . import folders
-
         return folders.snapshot(head, out)
 
     work(stream, job)
@@ -293,8 +289,6 @@ def remove(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
 def _remove_folder(stream: Stream, full: str, *, recursive: bool) -> None:
     def job(out: Output, given: int) -> dict[str, Any]:
-        from . import folders
-
         return {"path": full, "removed": folders.remove_tree(full)}
 
     try:

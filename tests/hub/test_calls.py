@@ -267,6 +267,15 @@ async def test_a_pinned_connection_uses_its_cave_and_leaves_it(
             await mine.refresh()
 
 
+async def test_what_servers_keep_of_the_own_cave_is_closed_before_it_ends(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connect() as client:
+        await call(client, "remember")
+    # Closing writes to the cave: afterwards it would fail, and be logged.
+    assert caplog.records == []
+
+
 async def test_what_servers_keep_is_one_for_a_cave_and_closed_at_the_end(
     connect: Connect, ghost: Ghost
 ) -> None:

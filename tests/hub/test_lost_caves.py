@@ -141,6 +141,14 @@ async def test_a_broken_link_is_not_a_dead_cave(connect: Connect, ghost: Ghost) 
         assert (await cave.refresh()).state is State.RUNNING
 
 
+async def test_what_is_kept_hangs_on_its_link(connect: Connect, ghost: Ghost) -> None:
+    async with connect() as client:
+        cave = await ghost.get(text(await call(client, "whose")))
+        assert [text(await call(client, "remember")) for _ in range(2)] == ["1", "2"]
+        await ghost.drop_link(cave.id)
+        assert text(await call(client, "remember")) == "1"
+
+
 async def test_a_cave_that_cannot_be_made_is_an_error_each_time(
     connect: Connect, ghost: Ghost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

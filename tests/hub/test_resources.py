@@ -277,7 +277,7 @@ async def test_a_wrong_address_is_refused(connect: Connect, den: Cave, uri: str,
 @pytest.mark.parametrize("path", ["../../etc/shadow", "/proc/1/environ", "/run/ghost/warden"])
 async def test_a_path_out_of_the_cave_is_refused(connect: Connect, den: Cave, path: str) -> None:
     async with connect() as client:
-        told = await refused_with(client, f"ghost://caves/den/files/{path}")
+        told = await refused(client, f"ghost://caves/den/files/{path}")
     assert told["code"] == "path_outside"
 
 

@@ -159,6 +159,35 @@ async def test_what_is_no_message_is_refused_and_costs_nothing_more(
         assert (await wire.next())["result"]["structuredContent"] == {"content": "still here"}
 
 
+async def test_a_message_without_end_is_refused_once(environment: dict[str, str]) -> None:
+    async with served(environment) as wire:
+        for _ in range(70):
+            await wire.raw(b"x" * (1 << 20))
+        refused = await wire.next()
+        assert (refused["id"], refused["error"]["code"]) == (None, -32600)
+        await wire.raw(b"x" * (1 << 20) + b"\n")
+        await wire.send(request(1, "say", content="still here"))
+        assert (await wire.next())["result"]["structuredContent"] == {"content": "still here"}
+
+
+async def test_a_cancelled_call_is_dead_and_not_answered(environment: dict[str, str]) -> None:
+    async with served(environment) as wire:
+        await wire.send(request(1, "hang"))
+        await wire.progress(1)
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+        look = request(2, "run_line", command="grep -lsx sleep /proc/[0-9]*/comm | wc -l")
+        await wire.send(look)
+        assert (await wire.answer(2))["result"]["structuredContent"]["stdout"] == "1\n"
+        await wire.send({"jsonrpc": "2.0", **cancelled}, {**look, "id": 3})
+        message = await wire.next()
+        assert (message["id"], message["result"]["structuredContent"]["stdout"]) == (3, "0\n")
+        await wire.close()
+        assert await wire.ended() == 0
+        assert wire.process.stdout is not None
+        with pytest.raises(anyio.EndOfStream):
+            await wire.process.stdout.receive()
+
+
 async def test_messages_split_and_joined_anywhere(environment: dict[str, str]) -> None:
     lines = b"".join(
         json.dumps(request(number, "say", content="ä" * number)).encode() + b"\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ghost_servers.shell import TOOLSET
 
 TOOLS = {tool.name: tool for tool in TOOLSET.tools}
 MIB = 1 << 20
-Use = Callable[..., Awaitable[Reply]]
+Use = Callable[..., Coroutine[Any, Any, Reply]]
 
 
 async def _silent(done: float, total: float | None = None, message: str | None = None) -> None:
@@ -253,7 +254,7 @@ async def test_a_hard_timeout_leaves_nobody(use: Use, cave: Cave, in_session: bo
 async def test_cancelling_a_call_ends_what_it_started(use: Use, cave: Cave) -> None:
     async with anyio.create_task_group() as tasks:
         line = "touch begun; setsid sleep 4711 & sleep 4711"
-        tasks.start_soon(lambda: use("exec", command=line, timeout_s=60))
+        tasks.start_soon(partial(use, "exec", command=line, timeout_s=60))
         await until(lambda: here(cave, "begun"))
         assert len(await running(cave, "sleep 4711")) == 2
         tasks.cancel_scope.cancel()
@@ -312,6 +313,10 @@ async def test_a_command_killed_for_memory_says_so(ghost: Ghost) -> None:
         assert reply.data["exit_code"] == 137
         assert "memory limit" in reply.data["note"]
         assert "memory limit" in reply.text
+        line = ["python3", "-c", "import sys; sys.stdin.read(1); bytearray(400 << 20)"]
+        started = await use("exec", command=line, background=True)
+        later = await use("exec", command_id=started.data["command_id"], stdin="x", eof=True)
+        assert "memory limit" in later.data["note"]
         killed = await use("exec", command="kill -9 $$")
         assert killed.data["exit_code"] == 137
         assert "note" not in killed.data
@@ -467,7 +472,9 @@ async def test_killing_an_ended_command_spares_its_session(use: Use, cave: Cave)
         ("exec", {"command": "true", "timeout_s": float("nan")}, InvalidArgument, "must be 0 to"),
         ("exec", {"command": "a\0b"}, InvalidArgument, "no program can be given"),
         ("exec", {"command": ["\ud800"]}, InvalidArgument, "half of a character"),
-        ("exec", {"command": "x" * 70_000}, LimitExceeded, "60000 characters"),
+        ("exec", {"command": "x" * 70_000}, LimitExceeded, "60000 bytes"),
+        ("exec", {"command": "ä" * 20_000}, LimitExceeded, "60000 bytes"),
+        ("exec", {"command": "true", "hard_timeout_s": 0}, InvalidArgument, "more than 0"),
         ("exec", {"command": "cat", "stdin": "x" * 200_000}, LimitExceeded, "196608 bytes"),
         ("exec", {"command": "true", "env": {"A=B": "c"}}, InvalidArgument, "not a variable"),
         ("exec", {"command": "true", "cwd": "/nope"}, NotFound, "no such folder: /nope"),

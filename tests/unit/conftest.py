@@ -21,6 +21,7 @@ from ghost_mcp.warden import wire
 PACKAGE = Path(__file__).parents[2] / "ghost_mcp" / "warden"
 MAIN = "from warden.program import main; main()"
 WAIT_S = 30.0
+TMP_BYTES = 4 << 20
 
 
 class Refused(Exception):
@@ -98,16 +99,13 @@ class Conversation:
 
     def finish(self) -> tuple[dict[str, Any], bytes]:
         """Wait for the answer: its head, and all DATA with the body. Raises Refused."""
-        data = b""
-        while True:
-            frame = self.next()
+        pieces = []
+        while (frame := self.next()).kind != wire.CLOSE:
             assert frame.kind != wire.RESET
-            if frame.kind == wire.DATA:
-                data += frame.body
-            if frame.kind == wire.CLOSE:
-                if frame.head["ok"] is not True:
-                    raise Refused(frame.head)
-                return frame.head, data + frame.body
+            pieces.append(frame.body)
+        if frame.head["ok"] is not True:
+            raise Refused(frame.head)
+        return frame.head, b"".join([*pieces, frame.body])
 
 
 class Client:
@@ -202,7 +200,8 @@ class Cave:
 
     def _bwrap(self) -> list[str]:
         argv = ["bwrap", "--unshare-all", "--as-pid-1", "--uid", "1000", "--gid", "1000"]
-        argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home/cave"]
+        argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/home/cave"]
+        argv += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
         for name in ("usr", "bin", "sbin", "lib", "lib64", "etc"):
             argv += ["--ro-bind-try", f"/{name}", f"/{name}"]
         for prefix in {sys.base_prefix, sys.prefix} - {"/usr"}:

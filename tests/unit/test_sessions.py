@@ -119,7 +119,7 @@ def test_a_fresh_shell_starts_where_the_last_one_was(cave: Cave, session: Sessio
     (cave.workspace / "sub").mkdir()
     session.run("cd sub; X=1")
     session.run("echo x; exit 0")
-    assert "starts fresh in the same directory" in session.status["note"]
+    assert "starts fresh in the directory this one started in" in session.status["note"]
     assert session.run("pwd; echo [$X]")[1] == b"/workspace/sub\n[]\n"
     assert "note" not in session.status
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from ghost_mcp.warden import wire
-
 from .conftest import Cave, Client, Refused, alone
 
 

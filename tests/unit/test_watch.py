@@ -184,6 +184,7 @@ def test_too_many_folders_are_said(cave: Cave, warden: Client) -> None:
     assert (cave.workspace / line["path"]).is_dir()
 
 
+@pytest.mark.slow
 def test_a_watch_that_nobody_reads_says_what_it_lost(cave: Cave, warden: Client) -> None:
     """The queue of the kernel runs over while the stream is held up by its window."""
     watch = Watch(warden, path=".")

@@ -94,7 +94,8 @@ class LocalBackend(Backend):
                 pass
             else:
                 return await self._make_all(cave, spec, secrets or {})
-        info = await self.get(spec.id)  # made before, under the same id
+        async with self._locked(cave):  # made before, under the same id, or just being made
+            info = await self.get(spec.id)
         if info.name != spec.name:
             raise Conflict(f"the cave id {spec.id} belongs to {info.name}")
         return info

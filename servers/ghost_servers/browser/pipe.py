@@ -9,6 +9,8 @@ that reads nonsense there dies.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import secrets
 import socket
@@ -16,11 +18,12 @@ import struct
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.to_thread
 from anyio.abc import SocketAttribute, UNIXSocketStream
 
 from ghost_mcp.cave import DEVTOOLS
@@ -29,16 +32,16 @@ from ghost_servers.browser import chromium
 from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
-    from anyio.abc import Listener
     from playwright.async_api import Browser, Playwright
 
     from ghost_mcp.cave import Cave, Process
+    from ghost_servers.browser.window import Window
 
 __all__ = ["Pipe", "open_browser"]
 
 START_S = 30.0
 # Closing politely lets the driver remove its own temporary files; then it is ended anyway.
-CLOSE_S = 2.0
+CLOSE_S = 1.0
 # One DevTools message; a picture of a huge page is the largest. The driver holds a whole one in memory.
 MAX_MESSAGE = 64 << 20
 MAX_LOG_LINES = 8
@@ -47,55 +50,96 @@ _BROKEN = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceErr
 
 
 class Pipe:
-    """The DevTools pipe of one browser. ``ended`` is set when the browser has; ``why()`` says how."""
+    """The DevTools pipe of one browser, carried while the block is open. ``ended`` is set when it broke."""
 
     def __init__(self, process: Process, cave: Cave) -> None:
         self._process = process
         self._cave = cave
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        self._to_driver: UNIXSocketStream | None = None
+        self._connected: list[UNIXSocketStream] = []
         self._failure: GhostError | None = None
         self._unfinished = 0
-        self.ended = anyio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ended = asyncio.Event()
 
-    async def carry(self, ends: list[UNIXSocketStream]) -> None:
-        """Copy what the driver sends into the browser, until either of them ends. What the browser sends
-        is copied by :meth:`watch`."""
-        commands, self._to_driver = ends
+    async def __aenter__(self) -> Self:
+        self._tasks.append(asyncio.create_task(self._receive()))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._disconnect()
+
+    async def connect(self, line: UNIXSocketStream) -> None:
+        """Take the driver's two ends from bridge.py, which lives as long as ``line`` is open."""
+        self._connected.append(line)
+        _, fds = await line.receive_fds(1, 2)
+        for fd in fds:
+            self._connected.append(await UNIXSocketStream.from_socket(socket.socket(fileno=fd)))
+        if self.ended.is_set() or len(fds) != 2:
+            await self._disconnect()
+            return
+        self._tasks.append(asyncio.create_task(self._send()))
+
+    async def _disconnect(self) -> None:
+        connected, self._connected = self._connected, []
+        for stream in connected:
+            await stream.aclose()
+
+    async def _send(self) -> None:
+        """Copy what the driver commands into the browser."""
+        commands = self._connected[1]
         with suppress(*_BROKEN, CaveGone):
             while True:
                 await self._process.send(await commands.receive())
+        if not self.ended.is_set():
+            self._failure = BackendUnavailable("its driver ended")
+            self.ended.set()
 
-    async def watch(self) -> None:
-        """Receive what the browser sends, from its start to its end: DevTools messages, and its log."""
+    async def _receive(self) -> None:
+        """Copy what the browser says to the driver, and keep the end of its log."""
         try:
             while (piece := await self._process.receive()) is not None:
                 channel, data = piece
                 if channel == DEVTOOLS:
-                    await self._devtools(data)
+                    await self._answer(data)
                 else:
                     self._logged(data)
             await self._process.wait()
         except GhostError as exc:
             self._failure = exc
         except _BROKEN:
-            self._failure = BackendUnavailable("the browser's driver ended")
+            self._failure = BackendUnavailable("its driver ended")
         finally:
             self.ended.set()
+            await self._disconnect()
 
-    async def _devtools(self, data: bytes) -> None:
-        """Pass bytes on to the driver. Messages end with NUL; one that does not end would fill the memory."""
+    async def _answer(self, data: bytes) -> None:
+        """Pass a piece on. Messages end with NUL; one that does not end would fill the driver's memory."""
         end = data.rfind(b"\0")
         self._unfinished = len(data) - end - 1 if end >= 0 else self._unfinished + len(data)
         if self._unfinished > MAX_MESSAGE:
-            raise BackendUnavailable("the browser sent a message that is too large")
-        if self._to_driver is not None:  # nobody has asked it anything before
-            await self._to_driver.send(data)
+            raise BackendUnavailable("it sent a message that is too large")
+        if len(self._connected) == 3:  # before that nobody has asked it anything
+            await self._connected[2].send(data)
 
     def _logged(self, data: bytes) -> None:
         for line in data.splitlines():
             if line and not any(word in line for word in _NOISE):
                 self._log.append(clean(line.decode("utf-8", "replace"), 300))
+
+    async def until_ended(
+        self, stop: asyncio.Event | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Until the browser has ended, or ``stop`` is set, or the time is over."""
+        waits = {asyncio.create_task(event.wait()) for event in (self.ended, stop) if event}
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
 
     async def why(self) -> GhostError:
         """Why the browser ended, for the caller whose call it was."""
@@ -105,7 +149,7 @@ class Pipe:
         if code == chromium.MISSING:
             return Unsupported(
                 f"cave {self._cave.name} has no Chromium",
-                hint="Install it where the cave's files come from (Debian: apt-get install chromium), "
+                hint="Install it where the cave's programs come from (Debian: apt-get install chromium), "
                 "or create the cave from an image that has it.",
             )
         how = f" (exit code {code})" if code is not None else ""
@@ -128,23 +172,94 @@ class Pipe:
 
 
 @asynccontextmanager
-async def open_browser(cave: Cave) -> AsyncIterator[tuple[Playwright, Browser, Pipe]]:
-    """A new Chromium in the cave under a new driver; both end with the block.
+async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
+    """A new Chromium in the cave under a new driver, with a first tab; all of it ends with the block.
 
     Raises Unsupported when the cave has no Chromium, BackendUnavailable, TimedOut, and what the cave raises.
     """
-    async with cave.process(chromium.command(), devtools=True) as process:
-        pipe = Pipe(process, cave)
-        async with anyio.create_task_group() as tasks, _driver() as playwright:
-            tasks.start_soon(pipe.watch)
-            try:
-                with anyio.fail_after(START_S):
-                    browser = await _launch(playwright, pipe, tasks.start_soon)
-            except TimeoutError:
-                raise TimedOut(f"the browser did not start within {START_S:g} s") from None
-            try:
-                yield playwright, browser, pipe
-            finally:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
-                    await browser.close()
-                tasks.cancel_scope.cancel()
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(cave.process(chromium.command(), devtools=True))
+        pipe = await stack.enter_async_context(Pipe(process, cave))
+        # The browser starts in the cave while its driver starts here.
+        try:
+            async with asyncio.timeout(START_S):
+                window = await _open_window(cave, pipe, stack)
+        except TimeoutError:
+            raise TimedOut(f"the browser did not start within {START_S:g} s") from None
+        except Exception as exc:
+            if pipe.ended.is_set():
+                raise await pipe.why() from exc
+            if isinstance(exc, GhostError):
+                raise
+            raise BackendUnavailable(
+                f"the browser could not be started: {clean(exc, 300)}"
+            ) from exc
+        yield window, pipe
+
+
+async def _open_window(cave: Cave, pipe: Pipe, stack: AsyncExitStack) -> Window:
+    heavy = await anyio.to_thread.run_sync(importlib.import_module, "ghost_servers.browser.window")
+    opening: type[Window] = heavy.Window
+    playwright = await stack.enter_async_context(_driver())
+    browser = await stack.enter_async_context(_launched(playwright, pipe))
+    window = await opening.open(cave, playwright, browser)
+    stack.push_async_callback(window.aclose)
+    return window
+
+
+@asynccontextmanager
+async def _driver() -> AsyncIterator[Playwright]:
+    from playwright.async_api import async_playwright
+
+    starting = asyncio.create_task(async_playwright().start())
+    try:
+        # Half started it cannot be stopped: it is always waited for.
+        playwright = await asyncio.shield(starting)
+        yield playwright
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await (await starting).stop()
+
+
+@asynccontextmanager
+async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser]:
+    """The browser as the driver sees it. Its "executable" is this Python with bridge.py."""
+    name = f"ghost-{secrets.token_hex(16)}"
+    async with await anyio.create_unix_listener(f"\0{name}") as listener:
+        launching = asyncio.create_task(
+            playwright.chromium.launch(
+                executable_path=sys.executable,
+                ignore_default_args=True,
+                args=["-I", "-S", str(Path(__file__).with_name("bridge.py")), name],
+                env={},
+                timeout=START_S * 1000,
+            )
+        )
+        accepting = asyncio.create_task(_accept(listener))
+        try:
+            await asyncio.wait({launching, accepting}, return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():
+                await pipe.connect(accepting.result())
+            browser = await launching
+        finally:
+            accepting.cancel()
+            launching.cancel()
+    try:
+        yield browser
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await browser.close()
+
+
+async def _accept(listener: Any) -> UNIXSocketStream:
+    """The connection of our own bridge: of a process of this user, on a name that only it was told."""
+    while True:
+        line: UNIXSocketStream = await listener.accept()
+        peer = line.extra(SocketAttribute.raw_socket).getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        if struct.unpack("3i", peer)[1] == os.geteuid():
+            return line
+        await line.aclose()

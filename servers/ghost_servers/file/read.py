@@ -26,8 +26,8 @@ PAGE_CHARS = 7000
 PAGE_BYTES = 4 * PAGE_CHARS
 PAGE_BINARY = PAGE_CHARS * 3 // 4
 # Lines are counted in blocks of this size, and for no longer than this.
-COUNTED_BYTES = 1 << 20
-COUNTING_S = 5.0
+COUNTED_BYTES = 4 << 20
+COUNTING_S = 15.0
 
 
 class ReadResult(TypedDict, total=False):
@@ -80,7 +80,7 @@ def _text(page: Block, *, begins: bool, strict: bool) -> Block | None:
     data = page.data[:PAGE_BYTES]
     ends = page.offset + len(data) >= page.size
     cut = whole_characters(data, begins=begins, ends=True)
-    text = whole_characters(cut, begins=True, ends=ends)
+    text = whole_characters(cut, begins=True, ends=ends) or cut
     if strict and not _is_text(text, is_output(page.path)):
         return None
     return replace(page, data=text, offset=page.offset + len(data) - len(cut))
@@ -221,7 +221,7 @@ async def _image(source: Blocks, first: Block, image: pictures.ImageHead) -> Rep
     data = first.data
     while len(data) < first.size:
         block = await source.at(len(data), pictures.MAX_BYTES)
-        if not block.data or block.offset != len(data):
+        if not block.data or (block.offset, block.version) != (len(data), first.version):
             raise InvalidArgument("the image changed while it was read; read it again")
         data += block.data
     told = {"mime_type": image.mime_type, **_known(first)}

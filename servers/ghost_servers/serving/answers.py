@@ -24,7 +24,14 @@ from mcp.types import (
 from mcp.types import Tool as ListedTool
 from pydantic_core import PydanticSerializationError, to_json
 
-from ghost_mcp.errors import GhostError, Internal, InvalidArgument, LimitExceeded, NotFound
+from ghost_mcp.errors import (
+    GhostError,
+    Internal,
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    PermissionRefused,
+)
 from ghost_mcp.reply import MAX_TEXT_CHARS, Picture, Reply, clip, size_text
 
 if TYPE_CHECKING:
@@ -115,7 +122,7 @@ def foreseen(exc: Exception, what: str) -> GhostError:
 
 def protocol_error(error: GhostError, **about: str) -> MCPError:
     """An error of a request that has no result to carry it, with ``about`` what was asked for."""
-    asked_wrong = isinstance(error, InvalidArgument | NotFound)
+    asked_wrong = isinstance(error, InvalidArgument | NotFound | PermissionRefused)
     return MCPError(
         code=INVALID_PARAMS if asked_wrong else INTERNAL_ERROR,
         message=clip(_sound(error.render())[0], MAX_TEXT_CHARS)[0],

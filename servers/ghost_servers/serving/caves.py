@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import anyio
 
-from ghost_mcp.errors import CaveGone, CaveNotFound, GhostError, Internal
+from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError, Internal
 from ghost_mcp.lifecycle import Event, State, after
 from ghost_mcp.spec import CaveInfo, CaveSpec, check_name
 from ghost_mcp.tool import Keep
@@ -103,7 +103,7 @@ class Places:
         place = self._places.get(cave.id)
         try:
             link = await self.ghost.link(cave.id)
-        except (CaveGone, CaveNotFound):
+        except (CaveGone, CaveNotFound, Conflict):
             await self.drop(cave.id)
             state = (await cave.refresh()).state
             if state in (State.STOPPED, State.PAUSED):

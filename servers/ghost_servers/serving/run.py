@@ -16,7 +16,7 @@ from ghost_mcp.spec import check_name
 from ghost_servers.serving.caves import Places, SessionCaves
 from ghost_servers.serving.resources import CaveResources
 from ghost_servers.serving.server import build
-from ghost_servers.serving.stdio import serve
+from ghost_servers.serving.stdio import check_streams, serve
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -41,6 +41,7 @@ def run(
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
     try:
+        check_streams()
         if cave is not None:
             check_name(cave)
         return anyio.run(_serve, make, cave, backend)

@@ -34,7 +34,7 @@ from ghost_mcp.errors import BackendUnavailable
 if TYPE_CHECKING:
     from mcp.server import Server
 
-__all__ = ["GRACE_S", "serve"]
+__all__ = ["GRACE_S", "check_streams", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +45,23 @@ MAX_LINE_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 16
 
 
+def check_streams() -> None:
+    """To be called before an event loop takes the free descriptors. Raises BackendUnavailable."""
+    try:
+        for number in (0, 1):
+            os.fstat(number)
+    except OSError as exc:
+        raise BackendUnavailable(
+            "standard input or output is closed",
+            hint="An MCP client starts this program, with a pipe for each.",
+        ) from exc
+
+
 async def serve(server: Server[Any], *, grace_s: float = GRACE_S) -> int:
     """Serve one connection on the process's standard input and output until it ends.
 
     It ends with its input, or with SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
-    Returns 0, or 128 + N for signal N. Raises BackendUnavailable without an input or output to serve on.
+    Returns 0, or 128 + N for signal N.
     """
     with _standard_streams() as (source, sink):
         connection = _Connection(_Pipe(source), _Pipe(sink), grace_s)
@@ -72,13 +84,7 @@ def _standard_streams() -> Iterator[tuple[int, int]]:
 
     So what a library prints, or a program it starts, cannot break the wire.
     """
-    try:
-        ours = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1)]
-    except OSError as exc:
-        raise BackendUnavailable(
-            "standard input or output is closed",
-            hint="An MCP client starts this program, with a pipe for each.",
-        ) from exc
+    ours = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1)]
     try:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(nothing, 0)
@@ -134,16 +140,16 @@ class _Connection:
             SessionMessage | Exception
         ]()
         self.outgoing, self._leaving = anyio.create_memory_object_stream[SessionMessage]()
+        self._refusals = self.outgoing.clone()  # one writer for all, so that no line is torn
         self._unanswered: set[str] = set()
         self._answered = anyio.Event()
         self._reading = anyio.CancelScope()
-        self._putting = anyio.Lock()
         self._broken = False
         self.signal = 0
 
     async def read(self) -> None:
         """Hand over the messages until the input ends; then let the calls under way answer."""
-        with self._arrived:
+        with self._arrived, self._refusals:
             with self._reading:
                 async for line in self._lines():
                     await self._take(line)
@@ -201,20 +207,19 @@ class _Connection:
         await self._arrived.send(SessionMessage(message))
 
     async def _refuse(self, code: int, reason: str) -> None:
-        error = ErrorData(code=code, message=reason)
-        await self._put(JSONRPCError(jsonrpc="2.0", id=None, error=error))
+        error = JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=code, message=reason))
+        await self._refusals.send(SessionMessage(error))
 
     # --- out -------------------------------------------------------------------------------------
 
     async def _put(self, message: JSONRPCMessage) -> None:
-        async with self._putting:
-            try:
-                if not self._broken:
-                    await self._sink.write(_encode(message))
-            except OSError:  # nobody reads any more: that ends the connection too
-                self._broken = True
-                self._reading.cancel()
-                self._answered.set()
+        try:
+            if not self._broken:
+                await self._sink.write(_encode(message))
+        except OSError:  # nobody reads any more: that ends the connection too
+            self._broken = True
+            self._reading.cancel()
+            self._answered.set()
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             self._settle(message.id)
 

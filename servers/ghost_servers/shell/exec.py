@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from ghost_servers.shell.report import Report
 
 MAX_STDIN = 3 << 16
-# The whole question is one frame's head on the link, where a character may take six.
-MAX_COMMAND = 60_000
+# The head of one frame of the link holds the question.
+MAX_HEAD_BYTES = 60_000
 TERMINAL = [40, 120]
 MAX_SECONDS = 86_400
 SIGKILLED = 137
@@ -81,23 +82,26 @@ async def exec_(
     Long output is cut: read or search its URI with the file tools.
     """
     memory = call.keep.get("shell", Memory)
+    if memory.oom_kills is None:
+        memory.oom_kills = await _oom_kills(call)
     if command_id is not None:
         _only(command, session, cwd, env, hard_timeout_s, pty, background, changes)
         report, since = await _continue(call, memory, command_id, stdin, eof, timeout_s)
-        return _reply(call, memory, report, since=since)
-    head, body = _question(command, session, cwd, env, stdin, eof, hard_timeout_s, pty, background)
+        return _reply(call, memory, report, await _why(call, memory, report), since=since)
+    head = {
+        "line" if isinstance(command, str) else "argv": command,
+        "cwd": cwd,
+        "env": env,
+        "session": session,
+        "timeout_s": hard_timeout_s,
+        "stdin": _input_kind(stdin, eof, kept_open=background or pty),
+        "pty": TERMINAL if pty else None,
+    }
+    _check(head)
     watched = cwd if cwd is not None and session is None else "/workspace"
     before = await files.snapshot(call.cave, watched) if changes else None
-    if memory.oom_kills is None:
-        memory.oom_kills = await _oom_kills(call)
-    report = await _run(call, head, body, 0.0 if background else timeout_s)
-    extra: dict[str, Any] = {}
-    if (
-        report.exit_code == SIGKILLED
-        and not report.timed_out
-        and await _out_of_memory(call, memory)
-    ):
-        extra["note"] = "killed by the kernel: the cave's memory limit was reached"
+    report = await _run(call, head, _input(stdin), 0.0 if background else timeout_s)
+    extra: dict[str, Any] = await _why(call, memory, report)
     if before is not None:
         extra["changed"] = files.compare(before, await files.snapshot(call.cave, watched))
     return _reply(call, memory, report, extra)
@@ -111,38 +115,24 @@ def _only(*others: object) -> None:
         )
 
 
-def _question(
-    command: str | list[str] | None,
-    session: str | None,
-    cwd: str | None,
-    env: dict[str, str] | None,
-    stdin: str | None,
-    eof: bool | None,
-    hard_timeout_s: float | None,
-    pty: bool,
-    background: bool,
-) -> tuple[dict[str, Any], bytes]:
-    """The head and body of the warden's ``exec``. Raises InvalidArgument, LimitExceeded."""
-    if not command:
+def _check(head: dict[str, Any]) -> None:
+    """Raises InvalidArgument, LimitExceeded."""
+    if not (head.get("line") or head.get("argv")):
         raise InvalidArgument("exec: give command, or command_id")
-    check_env(env or {})
-    if len(str(command)) + len(str(env or "")) > MAX_COMMAND:
+    check_env(head["env"] or {})
+    if head["timeout_s"] == 0:
+        raise InvalidArgument("exec: hard_timeout_s is more than 0", hint="Leave it out for none.")
+    if len(json.dumps(head)) > MAX_HEAD_BYTES:
         raise LimitExceeded(
-            f"a command has at most {MAX_COMMAND} characters",
+            f"a command and its env take at most {MAX_HEAD_BYTES} bytes",
             hint="Write it to a file and run that.",
         )
-    open_input = background or pty if eof is None else not eof
-    head: dict[str, Any] = {
-        "line" if isinstance(command, str) else "argv": command,
-        "cwd": cwd,
-        "env": env,
-        "session": session,
-        "timeout_s": hard_timeout_s,
-        "stdin": "open" if open_input else "data" if stdin is not None else "none",
-    }
-    if pty:
-        head["pty"] = TERMINAL
-    return head, _input(stdin)
+
+
+def _input_kind(stdin: str | None, eof: bool | None, *, kept_open: bool) -> str:
+    if not eof and (kept_open or eof is False):
+        return "open"
+    return "none" if stdin is None else "data"
 
 
 def _input(stdin: str | None) -> bytes:
@@ -192,10 +182,14 @@ async def _oom_kills(call: Call) -> int:
     return 0
 
 
-async def _out_of_memory(call: Call, memory: Memory) -> bool:
-    """Whether the kernel has killed for memory since the last time this was asked."""
+async def _why(call: Call, memory: Memory, report: Report) -> dict[str, Any]:
+    """A note, when the kernel has ended it for memory: it has killed since the last time this was asked."""
+    if report.exit_code != SIGKILLED or report.timed_out:
+        return {}
     before, memory.oom_kills = memory.oom_kills or 0, await _oom_kills(call)
-    return memory.oom_kills > before
+    if memory.oom_kills <= before:
+        return {}
+    return {"note": "killed by the kernel: the cave's memory limit was reached"}
 
 
 def _reply(

@@ -1,0 +1,84 @@
+# Only this file decides when a page counts as loaded.
+"""Loading a page into a tab."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from playwright.async_api import Error
+from playwright.async_api import TimeoutError as PlaywrightTimeout
+
+from ghost_mcp.errors import Conflict, TimedOut
+from ghost_servers.browser import address
+from ghost_servers.browser.text import clean
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page, Response
+
+    from ghost_servers.browser.tab import Tab
+
+__all__ = ["Loaded", "load"]
+
+WaitUntil = Literal["load", "domcontentloaded", "networkidle", "commit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """``status`` is the server's, ``note`` says what is odd: the page is there but not complete, or never came."""
+
+    status: int | None = None
+    loading: bool = False
+    note: str = ""
+
+
+async def load(
+    tab: Tab, goal: str, *, wait_until: WaitUntil, patience_s: float, network: str
+) -> Loaded:
+    """Load ``goal``: a URL, or back, forward, reload. A page that does not complete is left as it is then.
+
+    Raises what a failed load means, TimedOut when no answer came at all, Conflict without such a history.
+    """
+    end = asyncio.get_running_loop().time() + patience_s
+    try:
+        response = await _commit(tab, goal, patience_s)
+    except PlaywrightTimeout as exc:
+        with suppress(Error):
+            await (await tab.devtools()).send("Page.stopLoading")
+        raise TimedOut(
+            f"{clean(goal, 200)} did not answer within {patience_s:g} s",
+            hint="Is the server stuck? Set timeout_s to wait longer.",
+        ) from exc
+    except Error as exc:
+        if "ERR_ABORTED" in exc.message or "Download is starting" in exc.message:
+            return Loaded(note="no page came: it is a download, or the server answered without one")
+        raise address.failed(goal, exc.message, network=network) or exc from exc
+    status = response.status if response is not None else None
+    try:
+        if wait_until != "commit":
+            rest_s = max(0.1, end - asyncio.get_running_loop().time())
+            await tab.page.wait_for_load_state(wait_until, timeout=rest_s * 1000)
+    except PlaywrightTimeout:
+        return Loaded(status=status, loading=True, note=f"still loading after {patience_s:g} s")
+    return Loaded(status=status)
+
+
+async def _commit(tab: Tab, goal: str, patience_s: float) -> Response | None:
+    page, timeout = tab.page, patience_s * 1000
+    if goal == "reload":
+        return await page.reload(wait_until="commit", timeout=timeout)
+    if goal not in ("back", "forward"):
+        return await page.goto(goal, wait_until="commit", timeout=timeout)
+    await _require_history(tab, page, goal)
+    if goal == "back":
+        return await page.go_back(wait_until="commit", timeout=timeout)
+    return await page.go_forward(wait_until="commit", timeout=timeout)
+
+
+async def _require_history(tab: Tab, page: Page, goal: str) -> None:
+    history = await (await tab.devtools()).send("Page.getNavigationHistory")
+    index, count = int(history["currentIndex"]), len(history["entries"])
+    if (index == 0) if goal == "back" else (index == count - 1):
+        raise Conflict(f"there is no page to go {goal} to from {clean(page.url, 200)}")

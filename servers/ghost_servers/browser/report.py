@@ -1,0 +1,122 @@
+# What every tool of this server answers with is put together here.
+"""A page as an answer: whole after a load, what changed after an action."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
+
+from ghost_mcp.reply import Reply
+from ghost_servers.browser.outline import compare, excerpt
+from ghost_servers.browser.text import clean
+
+if TYPE_CHECKING:
+    from ghost_servers.browser.tab import Tab
+    from ghost_servers.browser.window import Window
+
+__all__ = ["ChangeResult", "act", "page_reply"]
+
+URL_CHARS = 500
+MAX_LISTED = 10
+
+
+class ChangeResult(TypedDict, total=False):
+    url: str
+    title: str
+    changes: str
+    outline: str
+    console_errors: int
+    dialogs: list[str]
+    downloads: list[str]
+    tabs: list[str]
+    notes: list[str]
+
+
+async def act(window: Window, action: Callable[[Tab], Awaitable[str]]) -> Reply:
+    """Do something to the current page and tell what came of it.
+
+    ``action`` answers with what it did, in a few words. A new document, or a new tab, is told by its
+    outline, else the difference to the outline that was told last.
+    """
+    tab = window.current
+    if not tab.lines:
+        await window.look()
+    before, url = tab.lines, tab.page.url
+    with window.activity() as activity:
+        done = await action(tab)
+        await activity.quiet()
+    await window.ready()
+    if window.current is not tab:
+        await window.loaded()
+    await window.look()
+    if window.current is not tab or activity.replaced:
+        return await page_reply(window, [done, _place(tab, window, url)])
+    changes = compare(before, tab.lines)
+    moved = [_place(tab, window, url)] if tab.page.url != url else []
+    return await page_reply(window, [done, *moved], changes=changes)
+
+
+def _place(tab: Tab, window: Window, url: str) -> str:
+    now = clean(window.current.page.url, URL_CHARS)
+    if window.current is tab:
+        return f"now at {now}" if tab.page.url != url else "the page was loaded again"
+    return f"now in another tab, at {now}"
+
+
+async def page_reply(
+    window: Window, done: list[str], *, changes: str | None = None, status: int | None = None
+) -> Reply:
+    """The current page, as it was looked at last: its outline, or only ``changes`` when they are given."""
+    tab = window.current
+    data: dict[str, Any] = {"url": clean(tab.page.url, URL_CHARS), "title": await tab.title()}
+    text = [line for line in done if line]
+    if changes is None:
+        data["outline"] = excerpt(tab.lines)
+        text.append(_heading(data, status))
+        text.append(data["outline"] or "(nothing to see on this page)")
+    else:
+        data["changes"] = changes
+        text.append(
+            f"changed:\n{changes}"
+            if changes
+            else "nothing changed on the page that the outline shows"
+        )
+    if status is not None:
+        data["status"] = status
+    await _besides(window, data, text)
+    return Reply(text="\n".join(text), data=data)
+
+
+def _heading(data: dict[str, Any], status: int | None) -> str:
+    shown = f' "{data["title"]}"' if data["title"] else ""
+    return f"{data['url']}{shown}{f' (status {status})' if status is not None else ''}"
+
+
+async def _besides(window: Window, data: dict[str, Any], text: list[str]) -> None:
+    """What happened besides: dialogs, downloads, tabs, errors in the console."""
+    happened, downloads = await window.told()
+    notes = list(happened.notes)
+    if happened.closed_popups:
+        notes.append(f"{happened.closed_popups} more pop-ups were closed at once")
+    for name, listed in (("dialogs", happened.dialogs), ("downloads", downloads), ("notes", notes)):
+        if listed:
+            data[name] = listed[:MAX_LISTED]
+            text += [f"{name}:", *data[name]]
+            if len(listed) > MAX_LISTED:
+                text.append(f"[{len(listed) - MAX_LISTED} more]")
+    if len(window.tabs) > 1:
+        data["tabs"] = [_tab_line(window, tab) for tab in window.tabs]
+        text += ["tabs:", *data["tabs"]]
+    tab = window.current
+    if tab.console_errors:
+        data["console_errors"] = tab.console_errors
+        text += [f"errors in the console: {tab.console_errors}", *tab.console]
+        tab.console_errors = 0
+        tab.console.clear()
+
+
+def _tab_line(window: Window, tab: Tab) -> str:
+    mark = " (current)" if tab is window.current else ""
+    return f"{window.tabs.index(tab) + 1}: {clean(tab.page.url, 100)}{mark}"

@@ -1,0 +1,150 @@
+"""screenshot: a picture of the window, the page or an element, scaled and encoded by the browser itself."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from ghost_mcp.errors import InvalidArgument, NotFound
+from ghost_mcp.reply import Picture, Reply, size_text
+from ghost_mcp.tool import Call, tool
+from ghost_servers.browser.click import PATIENCE_S
+from ghost_servers.browser.report import URL_CHARS
+from ghost_servers.browser.session import use_browser
+from ghost_servers.browser.text import clean
+
+if TYPE_CHECKING:
+    from playwright.async_api import CDPSession, Locator
+
+    from ghost_servers.browser.window import Window
+
+Format = Literal["png", "jpeg", "webp"]
+DEFAULT_SIDE = 1568
+MAX_SIDE = 8_000
+# Chromium draws no more in one piece.
+MAX_PAGE = 16_384
+# What clients take in one answer; a larger PNG is taken again as JPEG.
+MAX_BYTES = 3 << 20
+QUALITY = 80
+
+
+class ScreenshotResult(TypedDict, total=False):
+    url: str
+    title: str
+    width: int
+    height: int
+    scale: float
+    format: str
+    size_bytes: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Area:
+    """What to take, in CSS pixels of the document. ``whole`` is more than the window shows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    whole: bool
+    note: str = ""
+
+
+@tool(title="Take a screenshot", effect="write", result=ScreenshotResult)
+async def screenshot(
+    call: Call,
+    *,
+    full_page: bool = False,
+    ref: Annotated[str | None, Field(description="Only this element.")] = None,
+    selector: str | None = None,
+    format: Format = "png",  # noqa: A002  (the tool's parameter)
+    quality: Annotated[int | None, Field(description="Of jpeg and webp.")] = None,
+    max_side: Annotated[int, Field(description="Longest side in pixels.")] = DEFAULT_SIDE,
+    save_path: Annotated[str | None, Field(description="Also save it in the cave.")] = None,
+    timeout_s: float = 30,
+) -> Reply:
+    """See the window, the whole page or one element as an image."""
+    if (ref is not None) + (selector is not None) + full_page > 1:
+        raise InvalidArgument("screenshot: give one of full_page, ref, selector")
+    if not 16 <= max_side <= MAX_SIDE:
+        raise InvalidArgument(f"max_side must be 16 to {MAX_SIDE}")
+    if quality is not None and (format == "png" or not 1 <= quality <= 100):
+        raise InvalidArgument("quality is 1 to 100, for jpeg and webp")
+    async with use_browser(call, timeout_s) as window:
+        session = await window.current.devtools()
+        area = await _area(window, session, full_page=full_page, ref=ref, selector=selector)
+        scale = min(1.0, max_side / max(area.width, area.height))
+        data, used = await _take(session, area, scale, format, quality)
+        page = window.current.page
+        told: dict[str, Any] = {
+            "url": clean(page.url, URL_CHARS),
+            "title": await window.current.title(),
+            "width": max(1, round(area.width * scale)),
+            "height": max(1, round(area.height * scale)),
+            "scale": round(scale, 4),
+            "format": used,
+            "size_bytes": len(data),
+        }
+    if save_path is not None:
+        told["path"] = str((await call.cave.write(save_path, data, parents=True))["path"])
+    reply = Reply(text=_text(told, area.note), data=told)
+    reply.pictures.append(Picture(data=data, mime_type=f"image/{used}"))
+    return reply
+
+
+def _text(told: dict[str, Any], note: str) -> str:
+    scaled = f", scaled to {told['scale']:.0%}" if told["scale"] < 1 else ""
+    saved = f", saved as {told['path']}" if "path" in told else ""
+    size = f"{told['width']} x {told['height']} {told['format']}, {size_text(told['size_bytes'])}"
+    return "\n".join(filter(None, [f"{told['url']}: {size}{scaled}{saved}", note]))
+
+
+async def _area(
+    window: Window, session: CDPSession, *, full_page: bool, ref: str | None, selector: str | None
+) -> _Area:
+    if ref is not None or selector is not None:
+        element = await window.current.find(ref=ref, selector=selector)
+        return await _element_area(session, element)
+    metrics = await session.send("Page.getLayoutMetrics")
+    view = metrics["cssVisualViewport"]
+    if not full_page:
+        width, height = view["clientWidth"], view["clientHeight"]
+        return _Area(x=view["pageX"], y=view["pageY"], width=width, height=height, whole=False)
+    size = metrics["cssContentSize"]
+    width, height = (min(max(1, size[side]), MAX_PAGE) for side in ("width", "height"))
+    cut = size["width"] > MAX_PAGE or size["height"] > MAX_PAGE
+    note = f"the page is larger: its first {width:g} x {height:g} pixels" if cut else ""
+    return _Area(x=0, y=0, width=width, height=height, whole=True, note=note)
+
+
+async def _element_area(session: CDPSession, element: Locator) -> _Area:
+    await element.scroll_into_view_if_needed(timeout=PATIENCE_S * 1000)
+    box = await element.bounding_box(timeout=PATIENCE_S * 1000)
+    if box is None or box["width"] < 1 or box["height"] < 1:
+        raise NotFound("the element is not visible: there is nothing to take")
+    view = (await session.send("Page.getLayoutMetrics"))["cssVisualViewport"]
+    width, height = min(box["width"], MAX_PAGE), min(box["height"], MAX_PAGE)
+    x, y = box["x"] + view["pageX"], box["y"] + view["pageY"]
+    return _Area(x=x, y=y, width=width, height=height, whole=True)
+
+
+async def _take(
+    session: CDPSession, area: _Area, scale: float, wanted: Format, quality: int | None
+) -> tuple[bytes, Format]:
+    """The encoded picture and its format, which is another one when a PNG would be too large to send."""
+    asked: dict[str, Any] = {"format": wanted, "captureBeyondViewport": area.whole}
+    if wanted != "png":
+        asked["quality"] = QUALITY if quality is None else quality
+    if area.whole or scale < 1:
+        box = {"x": area.x, "y": area.y, "width": area.width, "height": area.height}
+        asked["clip"] = {**box, "scale": scale}
+    taken = await session.send("Page.captureScreenshot", asked)
+    data = base64.b64decode(taken["data"])
+    if wanted == "png" and len(data) > MAX_BYTES:
+        return await _take(session, area, scale, "jpeg", QUALITY)
+    return data, wanted

@@ -1,0 +1,162 @@
+# Only this file decides when a cave's browser starts and ends, and that every call on it ends in time.
+"""The browser of one cave: started on first use, again after it has ended, closed with what keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ghost_mcp.errors import InvalidArgument, TimedOut
+from ghost_servers.browser.pipe import open_browser
+
+if TYPE_CHECKING:
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.tool import Call
+    from ghost_servers.browser.pipe import Pipe
+    from ghost_servers.browser.window import Window
+
+__all__ = ["BrowserSession", "use_browser"]
+
+MIN_S, MAX_S = 1.0, 300.0
+RECOVER_S = 8.0
+CLOSE_S = 2.5
+# Playwright tells that the browser is gone a moment before the browser's own end arrives.
+NEWS_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    window: Window
+    pipe: Pipe
+
+
+def use_browser(call: Call, timeout_s: float) -> AbstractAsyncContextManager[Window]:
+    """The window of the browser in the call's cave; see :meth:`BrowserSession.use`."""
+    return call.keep.get("browser", lambda: BrowserSession(call.cave)).use(timeout_s)
+
+
+class BrowserSession:
+    """One at most for each cave. A call goes through :meth:`use`; :meth:`aclose` ends the browser."""
+
+    def __init__(self, cave: Cave) -> None:
+        self._cave = cave
+        self._lock = asyncio.Lock()
+        self._started: asyncio.Future[_Running] | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+
+    @asynccontextmanager
+    async def use(self, timeout_s: float) -> AsyncIterator[Window]:
+        """The window, for one call alone, which ends in ``timeout_s``. Raises TimedOut and what starting raises.
+
+        A page that does not react any more loses its tab, a browser that does not react is ended: the next
+        call works.
+        """
+        if not MIN_S <= timeout_s <= MAX_S:
+            raise InvalidArgument(f"timeout_s must be {MIN_S:g} to {MAX_S:g}")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise TimedOut("another call still uses this browser") from None
+        try:
+            async with self._bounded(timeout_s):
+                running = await self._ready()
+                async with self._explained(running):
+                    await running.window.ready()
+                    yield running.window
+        finally:
+            self._lock.release()
+
+    @asynccontextmanager
+    async def _bounded(self, timeout_s: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError:
+            what = await self._recover()
+            raise TimedOut(f"this took longer than {timeout_s:g} s{what}") from None
+
+    async def _recover(self) -> str:
+        """After a call that did not end by itself: make the next one possible. Returns what was lost."""
+        running = self._running()
+        if running is None:
+            return ""
+        try:
+            async with asyncio.timeout(RECOVER_S):
+                if await running.window.answers():
+                    return ""
+                if await running.window.replace():
+                    return "; the page did not react any more, its tab was closed"
+        except TimeoutError:
+            _log.debug("a browser did not recover in time")
+        await self.aclose()
+        return "; the browser did not react any more and was ended"
+
+    @asynccontextmanager
+    async def _explained(self, running: _Running) -> AsyncIterator[None]:
+        """Errors of Playwright as what they mean here: when the browser has ended, that."""
+        from ghost_servers.browser import failures  # heavy, and loaded by now
+
+        try:
+            yield
+        except failures.Error as exc:
+            if "closed" in exc.message:
+                await running.pipe.until_ended(timeout_s=NEWS_S)
+            if running.pipe.ended.is_set():
+                raise await running.pipe.why() from exc
+            raise failures.translated(exc) from exc
+
+    def _running(self) -> _Running | None:
+        """What runs now, if it does."""
+        started = self._started
+        if started is None or not started.done() or started.cancelled() or started.exception():
+            return None
+        running = started.result()
+        return None if running.pipe.ended.is_set() else running
+
+    async def _ready(self) -> _Running:
+        """The running browser; a new one when there is none, or it has ended."""
+        running = self._running()
+        if running is not None:
+            return running
+        if self._started is None or self._started.done():
+            await self.aclose()
+            self._stop = asyncio.Event()
+            self._started = asyncio.get_running_loop().create_future()
+            self._owner = asyncio.create_task(self._own(self._started, self._stop))
+        # Another call waits for the same start when this one gives up.
+        return await asyncio.shield(self._started)
+
+    async def _own(self, started: asyncio.Future[_Running], stop: asyncio.Event) -> None:
+        """Hold a browser from its start to its end, in one task."""
+        try:
+            async with open_browser(self._cave) as (window, pipe):
+                started.set_result(_Running(window, pipe))
+                await pipe.until_ended(stop)
+        except asyncio.CancelledError:
+            started.cancel()
+            raise
+        except Exception as exc:
+            if started.done():
+                _log.debug("a browser's end", exc_info=exc)
+                return
+            started.set_exception(exc)
+            started.exception()  # seen, even when the call that waited has been cancelled
+
+    async def aclose(self) -> None:
+        """End the browser, if there is one, within CLOSE_S."""
+        owner, self._owner, self._started = self._owner, None, None
+        if owner is None:
+            return
+        self._stop.set()
+        try:
+            await asyncio.wait([owner], timeout=CLOSE_S)
+        finally:
+            owner.cancel()
+        await asyncio.wait([owner], timeout=CLOSE_S)

@@ -1,0 +1,283 @@
+# Only this file decides what becomes of pop-ups, dialogs and tabs that go where they may not.
+"""One running browser: its tabs, and what happened in them since the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from playwright.async_api import Error
+
+from ghost_mcp.errors import LimitExceeded, NotFound
+from ghost_servers.browser import address, world
+from ghost_servers.browser.activity import Activity
+from ghost_servers.browser.downloads import Downloads
+from ghost_servers.browser.loading import Loaded, WaitUntil, load
+from ghost_servers.browser.tab import Tab
+from ghost_servers.browser.text import clean
+
+if TYPE_CHECKING:
+    from playwright.async_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        Dialog,
+        Frame,
+        Page,
+        Playwright,
+        ViewportSize,
+        WebError,
+    )
+
+    from ghost_mcp.cave import Cave
+
+__all__ = ["Happened", "Window"]
+
+VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
+MAX_TABS = 10
+# A page that asks more often than this within one call is closed: it would ask for ever.
+MAX_DIALOGS = 20
+MAX_CONSOLE = 100
+CLOSE_S = 3.0
+LOAD_S = 5.0
+
+
+@dataclass(slots=True)
+class Happened:
+    """What a caller is told besides the page itself."""
+
+    dialogs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    closed_popups: int = 0
+    console: int = 0
+
+
+class Window:
+    """The tabs of one browser in one context. Made by :meth:`open`, closed with the browser."""
+
+    def __init__(self, cave: Cave, context: BrowserContext) -> None:
+        self.cave = cave
+        self.context = context
+        self.tabs: list[Tab] = []
+        self.happened = Happened()
+        self.dialog_answer: str | None = None  # for confirm and prompt, during one call
+        self.following = 1
+        self._current: Tab | None = None
+        self._downloads: Downloads | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, cave: Cave, playwright: Playwright, browser: Browser) -> Self:
+        """The first tab, ready."""
+        await world.prepare(playwright)
+        # Downloads stay denied for Playwright: the path they lie at is one of the cave's, not of this host.
+        context = await browser.new_context(viewport=VIEWPORT, accept_downloads=False)
+        window = cls(cave, context)
+        context.on("page", window._opened)
+        context.on("dialog", window._asked)
+        context.on("console", window._logged)
+        context.on("weberror", window._raised)
+        page = await context.new_page()
+        window.current = window._adopt(page)
+        session = await browser.new_browser_cdp_session()
+        told = await (await window.current.devtools()).send("Target.getTargetInfo")
+        window._downloads = Downloads(
+            cave, session, str(told["targetInfo"].get("browserContextId"))
+        )
+        await window._downloads.watch()
+        return window
+
+    async def aclose(self) -> None:
+        if self._downloads is not None:
+            await self._downloads.aclose()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def activity(self) -> Activity:
+        """A watch on the current page, for one action."""
+        return Activity(self.current.page)
+
+    # --- tabs ------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Tab:
+        """The tab that calls act on."""
+        assert self._current is not None
+        return self._current
+
+    @current.setter
+    def current(self, tab: Tab) -> None:
+        self._current = tab
+
+    def choose(self, number: int) -> None:
+        """Make the tab of that number, counted from 1, the current one. Raises NotFound."""
+        if not 1 <= number <= len(self.tabs):
+            raise NotFound(f"there is no tab {number}", hint=f"There are {len(self.tabs)} tabs.")
+        self.current = self.tabs[number - 1]
+
+    async def new_tab(self) -> None:
+        """Open an empty tab and make it the current one. Raises LimitExceeded."""
+        if len(self.tabs) >= MAX_TABS:
+            raise LimitExceeded(f"there are {MAX_TABS} tabs", hint="Close one: action close_tab.")
+        page = await self.context.new_page()
+        self.current = self._adopt(page)
+
+    async def close_tab(self) -> None:
+        """Close the current tab; the last one is replaced by an empty one."""
+        await self._shut(self.current)
+        await self.ready()
+
+    async def ready(self) -> None:
+        """See to it that the current tab works: one that crashed is replaced."""
+        if self.current.crashed:
+            self.happened.notes.append(
+                f"the tab at {clean(self.current.url, 100)} crashed and was closed"
+            )
+            await self._shut(self.current)
+        if self.current.page.is_closed():
+            await self.new_tab()
+
+    async def replace(self) -> bool:
+        """Give up the current tab, which does not answer. False when not even that is possible."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._shut(self.current)
+                if self.current.page.is_closed():
+                    await self.new_tab()
+                await world.ask(self.current.page.main_frame, "changes", timeout_s=CLOSE_S)
+        except (TimeoutError, Error):
+            return False
+        return True
+
+    async def answers(self) -> bool:
+        """Whether the current tab reacts at all."""
+        try:
+            async with asyncio.timeout(1.0):
+                await world.ask(self.current.page.main_frame, "changes", timeout_s=1.0)
+        except (TimeoutError, Error):
+            return False
+        return True
+
+    async def _shut(self, tab: Tab) -> None:
+        await tab.page.close()
+        self._left(tab.page)
+
+    def _adopt(self, page: Page) -> Tab:
+        known = next((tab for tab in self.tabs if tab.page == page), None)
+        if known is not None:
+            return known
+        tab = Tab(page)
+        self.tabs.append(tab)
+        page.on("close", self._left)
+        page.on("crash", self._crashed)
+        page.on("framenavigated", self._went)
+        return tab
+
+    def _tab(self, page: Page | None) -> Tab | None:
+        return next((tab for tab in self.tabs if tab.page == page), None)
+
+    def _opened(self, page: Page) -> None:
+        """A pop-up, or a tab of our own."""
+        if len(self.tabs) >= MAX_TABS:
+            self.happened.closed_popups += 1
+            self._do(page.close())
+            return
+        tab = self._adopt(page)
+        if self._current is not None and self._current is not tab:
+            self.current = tab
+
+    def _left(self, page: Page) -> None:
+        tab = self._tab(page)
+        if tab is None:
+            return
+        self.tabs.remove(tab)
+        if tab is self.current and self.tabs:
+            self.current = self.tabs[-1]
+
+    def _crashed(self, page: Page) -> None:
+        if (tab := self._tab(page)) is not None:
+            tab.crashed = True
+
+    def _went(self, frame: Frame) -> None:
+        """The second barrier behind Chromium's own: no tab stays at an address of another kind."""
+        if frame.parent_frame is None and not address.allowed(frame.url):
+            self.happened.notes.append(f"refused: the page went to {clean(frame.url, 100)}")
+            self._do(frame.goto(address.BLANK))
+
+    # --- what happens ----------------------------------------------------------------------------
+
+    async def _asked(self, dialog: Dialog) -> None:
+        kind, given = dialog.type, self.dialog_answer
+        accept = kind in ("alert", "beforeunload") or given not in (None, "dismiss")
+        self.happened.dialogs.append(
+            f'{kind} "{clean(dialog.message, 200)}" {"accepted" if accept else "dismissed"}'
+        )
+        with suppress(Error):
+            if not accept:
+                await dialog.dismiss()
+            elif kind == "prompt" and given not in (None, "accept"):
+                await dialog.accept(given)
+            else:
+                await dialog.accept()
+            if len(self.happened.dialogs) == MAX_DIALOGS and dialog.page is not None:
+                self.happened.notes.append(f"closed a tab that opened {MAX_DIALOGS} dialogs")
+                await dialog.page.close()
+
+    def _logged(self, message: ConsoleMessage) -> None:
+        self.happened.console += 1
+        if self.happened.console == MAX_CONSOLE:  # until the next answer
+            self.context.remove_listener("console", self._logged)
+        tab = self._tab(message.page) if message.type == "error" else None
+        if tab is not None:
+            self._error(tab, message.text)
+
+    def _raised(self, error: WebError) -> None:
+        tab = self._tab(error.page)
+        if tab is not None:
+            self._error(tab, error.error.message)
+
+    @staticmethod
+    def _error(tab: Tab, text: str) -> None:
+        tab.console_errors += 1
+        tab.console.append(clean(text, 200))
+
+    def _do(self, work: Awaitable[object]) -> None:
+        async def run() -> None:
+            with suppress(Error):
+                await work
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- answering -------------------------------------------------------------------------------
+
+    async def told(self) -> tuple[Happened, list[str]]:
+        """What happened since the last answer, and the downloads."""
+        downloads = await self._downloads.told() if self._downloads is not None else []
+        happened, self.happened = self.happened, Happened()
+        if happened.console >= MAX_CONSOLE:
+            self.context.on("console", self._logged)
+        return happened, downloads
+
+    async def load(self, goal: str, wait_until: WaitUntil, patience_s: float) -> Loaded:
+        """Load a URL, or go back, forward, or reload, in the current tab; see loading.load."""
+        tab = self.current
+        tab.console_errors = 0
+        tab.console.clear()
+        network = self.cave.info.spec.network.mode
+        return await load(tab, goal, wait_until=wait_until, patience_s=patience_s, network=network)
+
+    async def loaded(self) -> None:
+        """Wait until the current tab, which is a new one, has loaded; not longer than LOAD_S."""
+        with suppress(Error):
+            await self.current.page.wait_for_load_state("load", timeout=LOAD_S * 1000)
+
+    async def look(self) -> None:
+        """See the current tab anew."""
+        self.following = await self.current.look(self.following)
