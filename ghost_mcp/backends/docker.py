@@ -149,7 +149,7 @@ class DockerBackend(Backend):
 
     async def _known_image(self, image: str) -> str:
         try:
-            found = await self._ask(lambda engine: engine.inspect_image(image))
+            found = await self._ask(lambda e: e.inspect_image(image))  # type: ignore[no-untyped-call]
         except CaveNotFound as exc:
             raise InvalidArgument(
                 f"the engine has no image {image[:200]}", hint=f"Get it first: docker pull {image}"
@@ -298,7 +298,6 @@ class DockerBackend(Backend):
     def _let_go(self, cave_id: str) -> None:
         held = self._lifelines.pop(cave_id, None)
         if held is not None:
-            held.close()
             held._response.close()
 
     # --- finding ---------------------------------------------------------------------------------

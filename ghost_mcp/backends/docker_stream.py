@@ -24,7 +24,7 @@ def take_socket(attached: Any) -> tuple[socket.socket, bytes]:
     The SDK reads the answer's head through a buffer. What came right behind the head is in there.
     """
     response = attached._response
-    with closing(response), closing(attached):
+    with closing(response):
         sock = socket.socket(fileno=os.dup(attached.fileno()))
         sock.setblocking(False)
         return sock, bytes(response.raw._fp.fp.peek())

@@ -181,7 +181,9 @@ class Calls(Basis):
                 await terminal.send(b"stty size\n")
                 assert await _line(terminal, b"\r\n") == b"40 120\r\n"
                 # What speaks and what sleeps is one process: a shell between the two would miss the key.
-                await terminal.send(b"trap 'echo stopped' INT; sh -c 'echo sleeping; exec sleep 99'\n")
+                await terminal.send(
+                    b"trap 'echo stopped' INT; sh -c 'echo sleeping; exec sleep 99'\n"
+                )
                 await _line(terminal, b"sleeping\r\n")
                 await terminal.send(b"\x03")
                 await _line(terminal, b"stopped\r\n")

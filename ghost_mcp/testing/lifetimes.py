@@ -115,7 +115,9 @@ class Creation(Basis):
 
             async def create(by: Backend) -> None:
                 made.append(await by.create(spec))
-                async with self.view(spec.id) as cave:  # ready for each, not only for the one who made it
+                async with self.view(
+                    spec.id
+                ) as cave:  # ready for each, not only for the one who made it
                     assert (await cave.exec('echo "$COLOUR"')).stdout == "blue\n"
 
             async with anyio.create_task_group() as tasks:

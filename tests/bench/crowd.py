@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import psutil
@@ -103,17 +104,16 @@ async def _answer(cave: Cave) -> None:
 
 
 async def _in_turn(caves: Sequence[Cave]) -> list[float]:
-    return [await taken(lambda cave=cave: _answer(cave)) for cave in caves]  # type: ignore[misc]
+    return [await taken(partial(_answer, cave)) for cave in caves]
 
 
 async def _at_once(caves: Sequence[Cave]) -> list[float]:
     """The same with AT_ONCE programs under way at any time."""
-    waiting: Iterator[Cave] = iter(caves)
+    waiting = iter(caves)
     found: list[float] = []
 
     async def work() -> None:
-        for cave in waiting:
-            found.append(await taken(lambda cave=cave: _answer(cave)))  # type: ignore[misc]
+        found.extend([await taken(partial(_answer, cave)) for cave in waiting])
 
     async with anyio.create_task_group() as tasks:
         for _ in range(AT_ONCE):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load"]
 
-WaitUntil = Literal["load", "domcontentloaded", "networkidle", "commit"]
+WaitUntil = Literal["load", "domcontentloaded", "networkidle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,8 @@ async def load(
         raise address.failed(goal, exc.message, network=network) or exc from exc
     status = response.status if response is not None else None
     try:
-        if wait_until != "commit":
-            rest_s = max(0.1, end - asyncio.get_running_loop().time())
-            await tab.page.wait_for_load_state(wait_until, timeout=rest_s * 1000)
+        rest_s = max(0.1, end - asyncio.get_running_loop().time())
+        await tab.page.wait_for_load_state(wait_until, timeout=rest_s * 1000)
     except PlaywrightTimeout:
         return Loaded(status=status, loading=True, note=f"still loading after {patience_s:g} s")
     return Loaded(status=status)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ghost_servers.browser.loading import Loaded
     from ghost_servers.browser.window import Window
 
-WaitUntil = Literal["load", "domcontentloaded", "networkidle", "commit"]
+WaitUntil = Literal["load", "domcontentloaded", "networkidle"]
 Action = Literal["back", "forward", "reload", "new_tab", "close_tab"]
 # What is left of a call's time when loading gives up: to look at what there is, and answer.
 ANSWER_S = 2.0

@@ -29,6 +29,7 @@ class Line:
     name: str
     text: str
     at: int
+    focused: bool = False
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Self:
@@ -37,10 +38,12 @@ class Line:
         name = clean(item.get("name") or "", 200)
         at = item.get("at")
         text = name if role == "text" else " ".join(_words(item, ref, role, name))
-        return cls(ref=ref, role=role, name=name, text=text, at=at if at in (-1, 0, 1) else 0)
+        focused = bool(ref) and item.get("focused") is True
+        where = at if isinstance(at, int) and -1 <= at <= 1 else 0
+        return cls(ref=ref, role=role, name=name, text=text, at=where, focused=focused)
 
     def __str__(self) -> str:
-        return self.text
+        return f"{self.text} [focused]" if self.focused else self.text
 
 
 def _words(item: Mapping[str, Any], ref: str, role: str, name: str) -> Iterable[str]:
@@ -72,12 +75,13 @@ def excerpt(lines: Sequence[Line], limit: int = OUTLINE_CHARS) -> str:
     if len(whole) <= limit:
         return whole
     start = next((i for i, line in enumerate(lines) if line.at == 0), 0)
-    shown, size = [], 0
+    shown: list[str] = []
+    size = 0
     for line in lines[start:]:
-        size += len(line.text) + 1
+        size += len(str(line)) + 1
         if size > limit - 80:
             break
-        shown.append(line.text)
+        shown.append(str(line))
     rest = len(lines) - start - len(shown)
     if start:
         shown.insert(0, f"[{start} lines above]")
@@ -87,35 +91,41 @@ def excerpt(lines: Sequence[Line], limit: int = OUTLINE_CHARS) -> str:
 
 
 def compare(before: Sequence[Line], after: Sequence[Line], limit: int = CHANGES_CHARS) -> str:
-    """What changed, a line each: ``+`` came, ``-`` went, ``~`` is different now. Empty when nothing did."""
-    known = {line.ref: line.text for line in before if line.ref}
+    """What changed, a line each: ``+`` came, ``-`` went, ``~`` is different now. Empty when nothing did.
+
+    That an element lost the focus is told by which one has it now.
+    """
+    known = {line.ref: line for line in before if line.ref}
     now = {line.ref for line in after if line.ref}
     was = Counter(line.text for line in before if not line.ref)
-    stays = was & Counter(line.text for line in after if not line.ref)
-    kept = stays.copy()
+    came = Counter(line.text for line in after if not line.ref) - was
+    went = was - Counter(line.text for line in after if not line.ref)
     told = []
     for line in after:
+        old = known.get(line.ref)
         if not line.ref:
-            if kept[line.text]:
-                kept[line.text] -= 1
-            else:
-                told.append(f"+ {line.text}")
-        elif line.ref not in known:
-            told.append(f"+ {line.text}")
-        elif known[line.ref] != line.text:
-            told.append(f"~ {line.text}")
-    went = was - stays
+            told += [f"+ {line}"] if _take(came, line.text) else []
+        elif old is None:
+            told.append(f"+ {line}")
+        elif old.text != line.text or (line.focused and not old.focused):
+            told.append(f"~ {line}")
     for line in before:
-        if line.ref and line.ref not in now:
-            told.append(f"- {line.text}")
-        elif not line.ref and went[line.text]:
-            went[line.text] -= 1
+        if line.ref not in now if line.ref else _take(went, line.text):
             told.append(f"- {line.text}")
     return _bounded(told, limit)
 
 
+def _take(counts: Counter[str], text: str) -> bool:
+    """One of so many: whether there was one left."""
+    if counts[text] < 1:
+        return False
+    counts[text] -= 1
+    return True
+
+
 def _bounded(told: list[str], limit: int) -> str:
-    shown, size = [], 0
+    shown: list[str] = []
+    size = 0
     for number, line in enumerate(told):
         size += len(line) + 1
         if size > limit:

@@ -257,9 +257,8 @@ async def _accept(listener: Any) -> UNIXSocketStream:
     """The connection of our own bridge: of a process of this user, on a name that only it was told."""
     while True:
         line: UNIXSocketStream = await listener.accept()
-        peer = line.extra(SocketAttribute.raw_socket).getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-        )
+        raw: socket.socket = line.extra_attributes[SocketAttribute.raw_socket]()
+        peer = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", peer)[1] == os.geteuid():
             return line
         await line.aclose()

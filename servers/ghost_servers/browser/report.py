@@ -27,11 +27,8 @@ class ChangeResult(TypedDict, total=False):
     title: str
     changes: str
     outline: str
-    console_errors: int
-    dialogs: list[str]
-    downloads: list[str]
+    events: list[str]
     tabs: list[str]
-    notes: list[str]
 
 
 async def act(window: Window, action: Callable[[Tab], Awaitable[str]]) -> Reply:
@@ -95,26 +92,26 @@ def _heading(data: dict[str, Any], status: int | None) -> str:
 
 
 async def _besides(window: Window, data: dict[str, Any], text: list[str]) -> None:
-    """What happened besides: dialogs, downloads, tabs, errors in the console."""
+    """What happened besides: dialogs, downloads, errors in the console; and the tabs when there are several."""
     happened, downloads = await window.told()
-    notes = list(happened.notes)
+    events = [f"dialog: {line}" for line in happened.dialogs]
+    if len(events) > MAX_LISTED:
+        events[MAX_LISTED:] = [f"dialogs: {len(events) - MAX_LISTED} more"]
+    events += [f"download: {line}" for line in downloads]
+    events += [f"note: {line}" for line in happened.notes[:MAX_LISTED]]
     if happened.closed_popups:
-        notes.append(f"{happened.closed_popups} more pop-ups were closed at once")
-    for name, listed in (("dialogs", happened.dialogs), ("downloads", downloads), ("notes", notes)):
-        if listed:
-            data[name] = listed[:MAX_LISTED]
-            text += [f"{name}:", *data[name]]
-            if len(listed) > MAX_LISTED:
-                text.append(f"[{len(listed) - MAX_LISTED} more]")
+        events.append(f"note: {happened.closed_popups} more pop-ups were closed at once")
+    if count := window.current.console_errors:
+        events += [f"console error: {line}" for line in window.current.console]
+        if count > len(window.current.console):
+            events.append(f"console errors: {count} in all")
+        window.current.forget_console()
+    if events:
+        data["events"] = events
+        text += events
     if len(window.tabs) > 1:
         data["tabs"] = [_tab_line(window, tab) for tab in window.tabs]
         text += ["tabs:", *data["tabs"]]
-    tab = window.current
-    if tab.console_errors:
-        data["console_errors"] = tab.console_errors
-        text += [f"errors in the console: {tab.console_errors}", *tab.console]
-        tab.console_errors = 0
-        tab.console.clear()
 
 
 def _tab_line(window: Window, tab: Tab) -> str:

@@ -62,7 +62,7 @@ async def screenshot(
     full_page: bool = False,
     ref: Annotated[str | None, Field(description="Only this element.")] = None,
     selector: str | None = None,
-    format: Format = "png",  # noqa: A002  (the tool's parameter)
+    format: Format = "png",
     quality: Annotated[int | None, Field(description="Of jpeg and webp.")] = None,
     max_side: Annotated[int, Field(description="Longest side in pixels.")] = DEFAULT_SIDE,
     save_path: Annotated[str | None, Field(description="Also save it in the cave.")] = None,

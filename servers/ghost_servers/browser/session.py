@@ -142,7 +142,7 @@ class BrowserSession:
         except asyncio.CancelledError:
             started.cancel()
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (handed to the call that waits)
             if started.done():
                 _log.debug("a browser's end", exc_info=exc)
                 return

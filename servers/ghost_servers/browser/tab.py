@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from playwright.async_api import Error
 
@@ -40,6 +40,10 @@ class Tab:
         self._frames: dict[str, Frame] = {}
         self._known: dict[str, str] = {}  # every reference ever told, and what it stood for
         self._session: CDPSession | None = None
+
+    def forget_console(self) -> None:
+        self.console_errors = 0
+        self.console.clear()
 
     async def devtools(self) -> CDPSession:
         """A DevTools session of this page."""
@@ -164,9 +168,3 @@ def _not_one(what: str, count: int, lines: list[Line] | None = None) -> InvalidA
 def _boundary(frame: Frame, seen: list[Line]) -> Line:
     where = clean(frame.url, 100)
     return Line(ref="", role="iframe", name=where, text=f"in iframe {where}:", at=seen[0].at)
-
-
-def described(told: dict[str, Any]) -> Line | None:
-    """The element that world.js described."""
-    item = told.get("item")
-    return Line.of(item) if isinstance(item, dict) else None

@@ -113,4 +113,4 @@ async def _keyed(page: Page, text: str, *, at_end: bool) -> None:
 
 
 def _typed(text: str | None) -> str:
-    return f"typed {len(text)} characters" if text else "emptied it"
+    return f"typed {len(text)} character{'s' * (len(text) != 1)}" if text else "emptied it"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp.errors import InvalidArgument
@@ -35,7 +36,7 @@ async def choose_files(cave: Cave, tab: Tab, element: Locator, paths: str) -> st
         files.append(str(answer["path"]))
     session = await tab.devtools()
     opened: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-    session.once("Page.fileChooserOpened", lambda event: opened.done() or opened.set_result(event))
+    session.once("Page.fileChooserOpened", partial(_open, opened))
     await session.send("Page.enable")
     await session.send("Page.setInterceptFileChooserDialog", {"enabled": True})
     try:
@@ -52,3 +53,8 @@ async def choose_files(cave: Cave, tab: Tab, element: Locator, paths: str) -> st
         "DOM.setFileInputFiles", {"files": files, "backendNodeId": event.get("backendNodeId")}
     )
     return f"chose {clean(', '.join(files), 200)}"
+
+
+def _open(opened: asyncio.Future[dict[str, Any]], event: dict[str, Any]) -> None:
+    if not opened.done():
+        opened.set_result(event)

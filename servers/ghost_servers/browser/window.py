@@ -58,14 +58,14 @@ class Happened:
 class Window:
     """The tabs of one browser in one context. Made by :meth:`open`, closed with the browser."""
 
-    def __init__(self, cave: Cave, context: BrowserContext) -> None:
+    def __init__(self, cave: Cave, context: BrowserContext, page: Page) -> None:
         self.cave = cave
         self.context = context
         self.tabs: list[Tab] = []
+        self.current = self._adopt(page)  # the tab that calls act on
         self.happened = Happened()
         self.dialog_answer: str | None = None  # for confirm and prompt, during one call
         self.following = 1
-        self._current: Tab | None = None
         self._downloads: Downloads | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -75,13 +75,11 @@ class Window:
         await world.prepare(playwright)
         # Downloads stay denied for Playwright: the path they lie at is one of the cave's, not of this host.
         context = await browser.new_context(viewport=VIEWPORT, accept_downloads=False)
-        window = cls(cave, context)
+        window = cls(cave, context, await context.new_page())
         context.on("page", window._opened)
         context.on("dialog", window._asked)
         context.on("console", window._logged)
         context.on("weberror", window._raised)
-        page = await context.new_page()
-        window.current = window._adopt(page)
         session = await browser.new_browser_cdp_session()
         told = await (await window.current.devtools()).send("Target.getTargetInfo")
         window._downloads = Downloads(
@@ -103,16 +101,6 @@ class Window:
         return Activity(self.current.page)
 
     # --- tabs ------------------------------------------------------------------------------------
-
-    @property
-    def current(self) -> Tab:
-        """The tab that calls act on."""
-        assert self._current is not None
-        return self._current
-
-    @current.setter
-    def current(self, tab: Tab) -> None:
-        self._current = tab
 
     def choose(self, number: int) -> None:
         """Make the tab of that number, counted from 1, the current one. Raises NotFound."""
@@ -187,9 +175,7 @@ class Window:
             self.happened.closed_popups += 1
             self._do(page.close())
             return
-        tab = self._adopt(page)
-        if self._current is not None and self._current is not tab:
-            self.current = tab
+        self.current = self._adopt(page)
 
     def _left(self, page: Page) -> None:
         tab = self._tab(page)
@@ -268,8 +254,7 @@ class Window:
     async def load(self, goal: str, wait_until: WaitUntil, patience_s: float) -> Loaded:
         """Load a URL, or go back, forward, or reload, in the current tab; see loading.load."""
         tab = self.current
-        tab.console_errors = 0
-        tab.console.clear()
+        tab.forget_console()
         network = self.cave.info.spec.network.mode
         return await load(tab, goal, wait_until=wait_until, patience_s=patience_s, network=network)
 

@@ -61,8 +61,18 @@
     return ids.map((id) => element.getRootNode().getElementById?.(id)?.textContent ?? "").join(" ");
   }
 
+  // The words of a label without those of the control it holds.
+  function wordsBeside(label, control) {
+    const walker = document.createTreeWalker(label, NodeFilter.SHOW_TEXT);
+    const words = [];
+    while (words.length < 50 && walker.nextNode()) {
+      if (!control.contains(walker.currentNode)) words.push(walker.currentNode.data);
+    }
+    return words.join(" ");
+  }
+
   function nameOf(element, role) {
-    const label = () => [...(element.labels ?? [])].map((l) => l.innerText).join(" ");
+    const label = () => [...(element.labels ?? [])].map((l) => wordsBeside(l, element)).join(" ");
     const inner = () => (EDITED.has(role) ? "" : element.innerText);
     const pictured = () => element.querySelector?.("img[alt],svg title,[aria-label]");
     const sources = [
@@ -105,7 +115,6 @@
     if (aria("selected") === "true" || (tag(element) === "option" && element.selected)) states.push("selected");
     if (aria("current") && aria("current") !== "false") states.push("current");
     if (aria("invalid") === "true") states.push("invalid");
-    if (element.getRootNode().activeElement === element && element !== document.body) states.push("focused");
     return states;
   }
 
@@ -122,6 +131,7 @@
   function describe(element, role) {
     const item = { role, name: nameOf(element, role) };
     if (ACTING.has(role)) item.ref = refOf(element);
+    if (element.getRootNode().activeElement === element && element !== document.body) item.focused = true;
     if (role === "heading") item.level = Number(attribute(element, "aria-level") ?? tag(element).slice(1)) || 2;
     if (EDITED.has(role)) item.value = valueOf(element, role);
     if (tag(element) === "select") {
