@@ -19,7 +19,7 @@ __all__ = ["BUILTIN", "default_backend", "find_backend"]
 BUILTIN = MappingProxyType(
     {
         "local": "ghost_mcp.backends.local.backend:LocalBackend",
-        "docker": "ghost_mcp.backends.docker:DockerBackend",
+        "docker": "ghost_mcp.backends.docker.backend:DockerBackend",
     }
 )
 

@@ -27,7 +27,7 @@ __all__ = ["run", "server"]
 DEMO_S = 180
 CALL_S = 60
 DOCTOR = "What is missing here? See: ghost doctor"
-SHOWN_LINES, SHOWN_CHARS = 6, 110
+SHOWN_LINES, SHOWN_CHARS = 8, 110
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
@@ -91,7 +91,7 @@ def _tell(answer: Answer, out: Output) -> None:
     for line in lines[:SHOWN_LINES]:
         out.line("  " + _cut(line))
     if len(lines) > SHOWN_LINES:
-        out.line(f"  ... {len(lines) - SHOWN_LINES} more lines")
+        out.line(f"  ... and {len(lines) - SHOWN_LINES} more")
     for picture in answer.pictures:
         out.line(f"  [a picture, {len(picture)} bytes]")
 
@@ -126,14 +126,7 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 
 def _show_clients(out: Output) -> None:
     out.line("To give this to your own agent:")
-    told: list[Any] = []
     for client in clients():
-        out.line(f"\n{client.name}: {client.where}")
+        out.line(f"\n{client.name}: {client.where}\n  {json.dumps(client.entry)}")
         if client.command:
-            out.line(f"  or run: {client.command}")
-        if client.entry not in told:
-            told.append(client.entry)
-            for line in json.dumps(client.entry, indent=2).splitlines():
-                out.line("  " + line)
-        else:
-            out.line("  the same as above")
+            out.line(f"  or: {client.command}")

@@ -157,8 +157,8 @@ def report(pictures: Sequence[bytes]) -> Document:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("[Content_Types].xml", _TYPES)
         archive.writestr("_rels/.rels", _RELATIONS % ("officeDocument", "word/document.xml"))
-        archive.writestr("word/_rels/document.xml.rels", _RELATIONS % ("image", "shot.png"))
+        archive.writestr("word/_rels/document.xml.rels", _RELATIONS % ("image", "media/shot.png"))
         archive.writestr("word/document.xml", _BODY)
         for picture in pictures[:1]:
-            archive.writestr("word/shot.png", picture)
+            archive.writestr("word/media/shot.png", picture)
     return Document(name="report.docx", data=out.getvalue())

@@ -87,7 +87,8 @@ def test_a_bug_is_one_line_and_a_log(cli: Cli, state_dir: Path) -> None:
     cave = folder / "caves" / ("0" * 16)
     cave.mkdir(parents=True)
     folder.chmod(0o711)
-    (cave / "cave.json").write_text('{"spec": 7}')
+    fields = ("spec", "created_at", "assurance", "uid", "gid", "group", "cgroups")
+    (cave / "cave.json").write_text(json.dumps(dict.fromkeys(fields, 7)))
     done = cli("info", "0" * 16, code=1, GHOST_STATE_DIR=str(folder))
     first, second = done.stderr.decode().splitlines()
     assert first.startswith("ghost: internal error ")
@@ -145,7 +146,7 @@ def test_a_protocol_owns_the_output_of_mcp(cli: Cli) -> None:
     assert b"unrecognized arguments: --json" in done.stderr
     for words, code, said in (
         (["--server", "nosuch"], 2, b"no such server"),
-        (["--cave", "nosuchcave"], 4, b"nosuchcave"),
+        (["--cave", "Not A Name"], 2, b"not a cave name"),
         (["--backend", "nosuch"], 2, b"unknown backend"),
     ):
         done = cli("mcp", *words, code=code)

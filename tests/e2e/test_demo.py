@@ -54,13 +54,14 @@ async def test_a_whole_workflow(state_dir: Path) -> None:
             assert 0 < len(answer.text) <= 8000
             answers.append(answer)
         caves = [json.loads((cave / "cave.json").read_text()) for cave in _caves(state_dir)]
-        assert [cave["spec"]["ephemeral"] for cave in caves] == [True]
+        assert caves
+        assert all(cave["spec"]["ephemeral"] for cave in caves)
     _check_page(answers[:8])
     rest = iter(answers[8:])
     for name, (texts, sizes) in BROUGHT.items():
         _check_document(name, [next(rest), next(rest), next(rest)], texts, sizes)
     assert next(rest, None) is None
-    assert _caves(state_dir) == []  # it ended with its connection
+    assert _caves(state_dir) == []  # they ended with their connection
 
 
 def _caves(state_dir: Path) -> list[Path]:
@@ -111,14 +112,16 @@ def test_the_demo(state_dir: Path, tmp_path: Path) -> None:
         assert f"> {tool}(" in done.stdout
     shot = tmp_path / "ghost-demo" / "screenshot.png"
     assert str(shot) in done.stdout
-    assert Image.open(shot).format == "PNG"
+    with Image.open(shot) as image:
+        assert image.format == "PNG"
+        size = image.size
     for client in clients():
         assert client.name in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) < 400
     told = json.loads(_demo(state_dir, tmp_path, "--json").stdout)
     assert [call["tool"] for call in told["calls"]][-1] == "markitdown_extract_images"
-    image = told["calls"][-1]["data"]["images"][0]
-    assert (image["width"], image["height"]) == Image.open(shot).size
+    found = told["calls"][-1]["data"]["images"][0]
+    assert (found["width"], found["height"]) == size
     assert told["screenshot"] == str(shot)
 
 

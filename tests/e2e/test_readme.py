@@ -63,5 +63,5 @@ def test_the_names_of_the_tools() -> None:
     from ghost_hub.catalog import toolsets
 
     for one in toolsets():
-        (row,) = re.findall(rf"^\| {one.name} \| (.*?) \|", README, re.MULTILINE)
+        (row,) = re.findall(rf"^\| {one.name} \| (`.*?) \|", README, re.MULTILINE)
         assert re.findall(r"`(\w+)`", row) == [tool.name for tool in one.tools]

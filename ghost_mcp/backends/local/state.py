@@ -35,6 +35,8 @@ __all__ = ["CaveDir", "StateDir", "info_of"]
 # Above what systemd, containers and subordinate ids use (systemd's UIDS-GIDS.md: "unused").
 FIRST_UID = 1_879_100_000
 UIDS = 200_000_000
+# What every cave.json holds; one without it was written by another version of Ghost.
+RECORDED = {"spec", "created_at", "assurance", "uid", "gid", "group", "cgroups"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class CaveDir:
         try:
             with open(self.path / "cave.json", encoding="utf-8") as file:
                 data: dict[str, Any] = json.load(file)
+                if not (isinstance(data, dict) and data.keys() >= RECORDED):
+                    raise ValueError("something is missing")
                 return data
         except (FileNotFoundError, NotADirectoryError):
             raise CaveNotFound(f"no such cave: {self.id}") from None

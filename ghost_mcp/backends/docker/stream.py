@@ -31,15 +31,15 @@ def take_socket(attached: Any) -> tuple[socket.socket, bytes]:
 
 
 class ExecStream(ByteStream):
-    """Bytes to standard input, bytes from standard output. ``said`` is the end of standard error."""
+    """Bytes to the program's standard input, bytes from its standard output."""
 
     def __init__(self, raw: SocketStream | UNIXSocketStream, buffered: bytes) -> None:
         self._raw = raw
         self._buffer = buffered
         self._kind = STDOUT
         self._left = 0  # of the piece whose header was read
-        self._ready = b""
-        self.said = b""
+        self._first = b""
+        self._said = b""
 
     @classmethod
     async def over(cls, sock: socket.socket, buffered: bytes) -> ExecStream:
@@ -50,13 +50,19 @@ class ExecStream(ByteStream):
             sock.close()
             raise
 
+    @property
+    def last_words(self) -> str:
+        """The last line of standard error, for an error message."""
+        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:300] if lines else "it said nothing"
+
     async def begin(self) -> None:
         """Wait for the first output. Raises EndOfStream when there is none."""
-        self._ready = await self.receive()
+        self._first = await self.receive()
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
-        if self._ready:
-            piece, self._ready = self._ready[:max_bytes], self._ready[max_bytes:]
+        if self._first:
+            piece, self._first = self._first[:max_bytes], self._first[max_bytes:]
             return piece
         while True:
             while self._left == 0:
@@ -68,7 +74,7 @@ class ExecStream(ByteStream):
             self._left -= len(piece)
             if self._kind == STDOUT:
                 return piece
-            self.said = (self.said + piece)[-1000:]
+            self._said = (self._said + piece)[-1000:]
 
     async def _header(self) -> bytes:
         while len(self._buffer) < _HEADER.size:
