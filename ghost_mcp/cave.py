@@ -24,6 +24,8 @@ __all__ = ["Cave", "ExecResult", "FileContent", "Process"]
 
 STDOUT, STDERR, DEVTOOLS = 1, 2, 4
 MAX_CAPTURE = 64 << 20
+# A warden that answers nothing for so long is frozen, or fights for its life.
+ANSWER_S = 150.0
 ONE_FRAME = 3 << 16
 
 
@@ -205,10 +207,13 @@ class Cave:
     async def call(
         self, op: str, head: Mapping[str, Any] | None = None, body: bytes = b""
     ) -> tuple[dict[str, Any], bytes]:
-        """One operation of the warden: ``(head, body)``. The operations are listed in warden/program.py."""
+        """One operation of the warden: ``(head, body)``. The operations are listed in warden/program.py.
+
+        Raises TimedOut when nothing comes for ANSWER_S beyond the time the operation was told to wait.
+        """
         async with self._explained():
             link = await self._link()
-            return await link.call(op, head, body)
+            return await link.call(op, head, body, timeout_s=_patience(op, head or {}))
 
     async def records(
         self, op: str, head: Mapping[str, Any], *, limit_bytes: int = MAX_CAPTURE
@@ -381,6 +386,14 @@ class _Dialled(ByteStream):
 
     async def aclose(self) -> None:
         await self._stream.reset()
+
+
+def _patience(op: str, head: Mapping[str, Any]) -> float | None:
+    """How long an answer may take: what runs a program may take as long as the program."""
+    wait_s = head.get("wait_s")
+    if op in ("exec", "command") and wait_s is None:
+        return None
+    return ANSWER_S + float(wait_s or 0)
 
 
 def _program(

@@ -129,9 +129,11 @@ class TestDocker(DockerFixtures, BackendContract):
                 await backend.create(self.spec(image=None))
             assert "image" in caught.value.hint
 
-    async def test_a_mount_is_seen_and_cannot_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "given.txt").write_text("from outside")
-        async with self.cave(mounts={"/given": str(tmp_path)}) as cave:
+    async def test_a_mount_is_seen_and_cannot_be_written(self, state_dir: Path) -> None:
+        given = state_dir / secrets.token_hex(4)
+        given.mkdir(mode=0o777)
+        (given / "given.txt").write_text("from outside")
+        async with self.cave(mounts={"/given": str(given)}) as cave:
             assert (await cave.read("/given/given.txt")).data == b"from outside"
             assert (await cave.exec("echo x >/given/new")).exit_code != 0
 
