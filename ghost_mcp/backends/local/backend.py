@@ -320,6 +320,8 @@ class LocalBackend(Backend):
         for cave in self.state.all(prepared=True):
             if cave.path.parent == self.state.pool and not cave.alive():
                 await self._sweep(cave)
+        for folder in self.state.discarded():
+            await anyio.to_thread.run_sync(_remove_tree, folder)
         self._sweep_groups()
         return sorted(found, key=lambda info: info.created_at)
 
@@ -417,7 +419,7 @@ class LocalBackend(Backend):
         with suppress(CaveNotFound):
             record = cave.record()
             self.state.release(record["spec"]["name"], cave.id)
-        await anyio.to_thread.run_sync(_remove_tree, cave.path)
+        await anyio.to_thread.run_sync(_remove_tree, self.state.discard(cave))
 
     def _reap(self) -> None:
         for pid in list(self._children):
@@ -512,14 +514,16 @@ def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
 
 
 def _remove_tree(path: Path) -> None:
+    """Remove a discarded cave's files; several may do so at once."""
+
     def retry(function: Any, name: str, error: Any) -> None:
         with suppress(OSError):  # a folder its owner has closed to itself; root needs no permission
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700, follow_symlinks=False) if not os.path.islink(name) else None
+            for closed in (os.path.dirname(name), name):
+                if closed.startswith(os.fspath(path)) and not os.path.islink(closed):
+                    os.chmod(closed, 0o700)
             function(name)
 
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path, onerror=retry)
+    shutil.rmtree(path, onerror=retry)
 
 
 def _last_words(log: Path) -> str:

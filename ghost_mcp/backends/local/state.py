@@ -6,6 +6,7 @@
     <state>/instance                  this Ghost's id
     <state>/names/NAME -> ../caves/ID  reserves a name (a symbolic link is made by one process only)
     <state>/pool/ID/                  a prepared cave; claiming it renames it into caves/
+    <state>/gone/ID-...               a destroyed cave's files, on their way out
     <state>/caves/ID/                 cave.json  warden.sock  info.json  log  lock  workspace/  home/  run/
 
 Folders above a cave's own are mode 0711: the cave's user passes through them and sees nothing.
@@ -152,13 +153,14 @@ class StateDir:
         self.path = path or Path(door.state_folder())
         self.caves = self.path / "caves"
         self.pool = self.path / "pool"
+        self.gone = self.path / "gone"
         self.names = self.path / "names"
         self.cache = self.path / "cache"
 
     def prepare(self) -> None:
         """Make the folders. Raises BackendUnavailable when a cave's user could not pass through them."""
         try:
-            for folder in (self.path, self.caves, self.pool, self.names, self.cache):
+            for folder in (self.path, self.caves, self.pool, self.gone, self.names, self.cache):
                 if not folder.is_dir():
                     folder.mkdir(parents=True, exist_ok=True)
                     folder.chmod(0o711 if folder is not self.cache else 0o755)
@@ -238,6 +240,17 @@ class StateDir:
             return os.listdir(folder)
         except FileNotFoundError:
             return []
+
+    def discard(self, cave: CaveDir) -> Path:
+        """Take a cave's folder out of sight, in one step; returns where its files wait to be removed."""
+        target = self.gone / f"{cave.id}-{secrets.token_hex(4)}"
+        with suppress(FileNotFoundError):
+            os.rename(cave.path, target)
+        return target
+
+    def discarded(self) -> list[Path]:
+        """What is left of destroyed caves, by this process or by one that was killed over it."""
+        return [self.gone / name for name in self._entries(self.gone)]
 
     def reserve(self, name: str, cave_id: str) -> None:
         """Take a name for a cave whose directory exists. Raises Conflict when a live directory has it."""
