@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import anyio
+
 __all__ = ["Keep"]
 
 _T = TypeVar("_T")
+CLOSE_S = 2.0
 
 
 class Keep:
@@ -24,6 +27,8 @@ class Keep:
         return made
 
     async def aclose(self) -> None:
+        """Close all. One that does not close in CLOSE_S is left: its cave ends anyway."""
         while self._made:
             _, made = self._made.popitem()
-            await made.aclose()
+            with anyio.move_on_after(CLOSE_S):
+                await made.aclose()

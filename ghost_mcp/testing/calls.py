@@ -162,7 +162,7 @@ class Calls(Basis):
             await until(lambda: self._gone(cave, nap))
 
     async def test_a_signal_reaches_the_program(self) -> None:
-        line = 'trap "echo caught; exit 3" TERM; echo ready; cat'
+        line = 'trap "echo caught; exit 3" TERM; sleep 60 & echo ready; wait'
         async with self.cave() as cave, cave.process(line) as process:
             with anyio.fail_after(PATIENCE_S):
                 await _line(process, b"ready\n")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import DockerException
+
+from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.errors import BackendUnavailable
 
 PROGRAMS = (
     *("sh", "bash", "cat", "echo", "env", "head", "id", "ls", "printf", "pwd"),
@@ -25,11 +27,10 @@ PROGRAMS = (
 def engine() -> Iterator[docker.APIClient]:
     """A container engine, or a reason why there is none."""
     try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except DockerException as exc:
+        client = open_client()
+    except BackendUnavailable as exc:
         pytest.skip(f"not run: no container engine answers ({exc})")
-    yield client.api
+    yield client
     client.close()
 
 

@@ -22,8 +22,26 @@ from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import until
 from ghost_mcp.warden import runtime
 
+# What a program of the cave may do, and whether the warden hears it.
+_PROBE = """
+import os, socket
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())
+print([status[name].strip() for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")])
+for path in ("/new", "/bin/new", "/.ghost/new", "/etc/new", "/proc/sys/kernel/core_pattern"):
+    try:
+        open(path, "w")
+        print("opened", path)
+    except OSError:
+        pass
+print(sorted(name for _, name in socket.if_nameindex()))
+client = socket.socket(socket.AF_UNIX)
+client.connect("/run/ghost/warden.sock")
+print(client.recv(100))
+"""
 
-class DockerFixtures:
+
+@pytest.mark.docker
+class TestDocker(BackendContract):
     # The images here have no Python; the warden's own will do.
     python = tuple(runtime.argv()[:-1])
     measures = frozenset({"memory_bytes", "memory_peak_bytes", "cpu_s", "pids"})
@@ -71,26 +89,6 @@ class DockerFixtures:
         names = [volume["Name"] for volume in volumes if cave_id in volume["Name"]]
         return [container["Id"] for container in shown] + names
 
-
-_PROBE = """
-import os, socket
-status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())
-print([status[name].strip() for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")])
-for path in ("/new", "/bin/new", "/.ghost/new", "/etc/new", "/proc/sys/kernel/core_pattern"):
-    try:
-        open(path, "w")
-        print("opened", path)
-    except OSError:
-        pass
-print(sorted(name for _, name in socket.if_nameindex()))
-client = socket.socket(socket.AF_UNIX)
-client.connect("/run/ghost/warden.sock")
-print(client.recv(100))
-"""
-
-
-@pytest.mark.docker
-class TestDocker(DockerFixtures, BackendContract):
     async def test_the_walls(self) -> None:
         async with self.cave() as cave:
             caps, interfaces, heard = (await self.script(cave, _PROBE)).splitlines()

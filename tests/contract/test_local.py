@@ -19,7 +19,7 @@ from ghost_mcp.testing import BackendContract
 OWN = ("run", "home", "workspace")
 
 
-class LocalFixtures:
+class TestLocal(BackendContract):
     refused = (
         {"network": {"mode": "open"}},
         {"image": "/no/such/tree"},
@@ -63,7 +63,3 @@ class LocalFixtures:
         folders = [str(cave.path) for cave in state.all(prepared=True) if cave.id == cave_id]
         groups = [group for group in detect().list() if cave_id in group]
         return names + folders + groups
-
-
-class TestLocal(LocalFixtures, BackendContract):
-    pass

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +14,7 @@ import anyio.to_thread
 import docker
 import requests
 from docker import errors
+from docker.utils import parse_host
 
 from ghost_mcp.errors import (
     BackendUnavailable,
@@ -25,11 +28,12 @@ from ghost_mcp.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Engine", "map_errors"]
+__all__ = ["Engine", "map_errors", "open_client"]
 
 T = TypeVar("T")
 
 CALL_S = 60
+UNIX = "http+unix://"
 
 
 class Engine:
@@ -42,9 +46,10 @@ class Engine:
     @classmethod
     async def open(cls) -> Engine:
         """The engine of DOCKER_HOST, or of this machine. Raises BackendUnavailable, Unsupported."""
-        with map_errors():
-            client, about = await anyio.to_thread.run_sync(_open)
+        client = await anyio.to_thread.run_sync(open_client)
         try:
+            with map_errors():
+                about: Mapping[str, Any] = await anyio.to_thread.run_sync(client.info)
             _check(client, about)
         except BaseException:
             client.close()
@@ -60,13 +65,15 @@ class Engine:
         await anyio.to_thread.run_sync(self._client.close)
 
 
-def _open() -> tuple[docker.APIClient, Mapping[str, Any]]:
-    client = docker.from_env(timeout=CALL_S).api
-    try:
-        return client, client.info()
-    except BaseException:
-        client.close()
-        raise
+def open_client() -> docker.APIClient:
+    """The SDK's client of an engine that answers. Raises BackendUnavailable."""
+    with map_errors():
+        address: Any = parse_host(os.environ.get("DOCKER_HOST"))
+        if address.startswith(UNIX):  # the SDK leaves the socket of an attempt that fails open
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(CALL_S)
+                probe.connect(address.removeprefix(UNIX))
+        return docker.from_env(timeout=CALL_S).api
 
 
 def _check(client: docker.APIClient, about: Mapping[str, Any]) -> None:

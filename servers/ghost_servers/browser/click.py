@@ -15,6 +15,7 @@ from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
     from ghost_servers.browser.tab import Tab
+    from ghost_servers.browser.window import Window
 
 Modifier = Literal["Alt", "Control", "Meta", "Shift"]
 Button = Literal["left", "right", "middle"]
@@ -51,7 +52,8 @@ async def click(
     if point is not None and not all(0 <= side <= MAX_SIDE for side in point):
         raise InvalidArgument(f"x and y must be 0 to {MAX_SIDE}")
 
-    async def press(tab: Tab) -> str:
+    async def press(window: Window) -> str:
+        tab = window.current
         if point is not None:
             return await _at(tab, point, button, count, modifiers or [])
         element = await tab.find(ref=ref, selector=selector, text=text)
@@ -59,7 +61,7 @@ async def click(
             button=button,
             click_count=count,
             modifiers=modifiers,
-            timeout=min(PATIENCE_S, timeout_s / 2) * 1000,
+            timeout=window.patience_s(PATIENCE_S) * 1000,
         )
         return f"clicked {clean(ref or selector or text, 100)}"
 

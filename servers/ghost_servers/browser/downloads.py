@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from playwright.async_api import Error
 
-from ghost_mcp.errors import Conflict, GhostError
+from ghost_mcp.errors import BackendUnavailable, Conflict, GhostError
 from ghost_mcp.reply import size_text
 from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
-    from playwright.async_api import CDPSession
+    from playwright.async_api import BrowserContext, CDPSession
 
     from ghost_mcp.cave import Cave
 
@@ -29,6 +29,7 @@ MAX_REMEMBERED = 200
 # An answer waits so long for a download that has begun.
 WAIT_S = 3.0
 _GUID = re.compile(r"[0-9a-fA-F-]{16,64}")
+_PARTS = re.compile(r"(.+?)((?:\.tar)?\.\w{1,10})?")
 _UNSAFE = re.compile(r"[^\w.()+@ -]+")
 
 
@@ -41,12 +42,15 @@ class _Download:
 
 
 class Downloads:
-    """The downloads of one browser. Made by :meth:`watch`."""
+    """The downloads of one browser, from :meth:`watch` on.
 
-    def __init__(self, cave: Cave, session: CDPSession, context_id: str) -> None:
+    They stay denied for Playwright, which would look for the files on this host, at names the browser tells.
+    """
+
+    def __init__(self, cave: Cave, context: BrowserContext) -> None:
         self._cave = cave
-        self._session = session
-        self._context_id = context_id
+        self._context = context
+        self._session: CDPSession | None = None
         self._known: dict[str, _Download] = {}
         self._untold: dict[str, _Download] = {}
         self._folder = ""
@@ -55,6 +59,9 @@ class Downloads:
 
     async def watch(self) -> None:
         """From now on files go to the cave's download folder."""
+        if self._context.browser is None:
+            raise BackendUnavailable("the browser has no DevTools of its own")
+        self._session = await self._context.browser.new_browser_cdp_session()
         answer, _ = await self._cave.call("mkdir", {"path": FOLDER})
         self._folder = str(answer["path"])
         self._session.on("Browser.downloadWillBegin", self._began)
@@ -63,13 +70,14 @@ class Downloads:
             "Browser.setDownloadBehavior",
             {
                 "behavior": "allowAndName",
-                "browserContextId": self._context_id,
                 "downloadPath": self._folder,
                 "eventsEnabled": True,
             },
         )
 
-    def _began(self, event: dict[str, Any]) -> None:
+    def _began(self, event: object) -> None:
+        if not isinstance(event, dict):
+            return
         guid = str(event.get("guid"))
         if not _GUID.fullmatch(guid) or guid in self._known:
             return
@@ -87,12 +95,14 @@ class Downloads:
             self._untold[guid] = found
         self._changed.set()
 
-    def _progressed(self, event: dict[str, Any]) -> None:
+    def _progressed(self, event: object) -> None:
+        if not isinstance(event, dict):
+            return
         found = self._known.get(str(event.get("guid")))
         received, state = event.get("receivedBytes"), event.get("state")
         if found is None or found.how:
             return
-        found.received = int(received) if isinstance(received, int | float) else found.received
+        found.received = received if isinstance(received, int) else found.received
         if state == "completed":
             self._do(self._keep(str(event["guid"]), found))
         elif state == "canceled":
@@ -106,9 +116,9 @@ class Downloads:
 
     async def _keep(self, guid: str, found: _Download) -> None:
         """Give the file its name, beside others of the same name."""
-        stem, dot, ending = found.name.partition(".")
+        stem, ending = _parts(found.name)
         for number in range(100):
-            name = f"{stem} ({number}){dot}{ending}" if number else found.name
+            name = f"{stem} ({number}){ending}" if number else found.name
             try:
                 await self._cave.call(
                     "move", {"path": f"{self._folder}/{guid}", "to": f"{self._folder}/{name}"}
@@ -126,10 +136,10 @@ class Downloads:
         self._changed.set()
 
     async def _cancel(self, guid: str) -> None:
+        if self._session is None:
+            return
         with suppress(Error, GhostError):
-            await self._session.send(
-                "Browser.cancelDownload", {"guid": guid, "browserContextId": self._context_id}
-            )
+            await self._session.send("Browser.cancelDownload", {"guid": guid})
             await self._cave.call("remove", {"path": f"{self._folder}/{guid}"})
 
     def _do(self, work: Any) -> None:
@@ -170,3 +180,9 @@ def _safe(suggested: object) -> str:
             f"{stem[: 100 - len(ending)]}{dot}{ending}" if dot and len(ending) <= 10 else name[:100]
         )
     return name or "download"
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A name's stem and ending: ``a.tar.gz`` is ``a`` and ``.tar.gz``."""
+    found = _PARTS.fullmatch(name)
+    return (found[1], found[2] or "") if found else (name, "")

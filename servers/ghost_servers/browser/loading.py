@@ -43,12 +43,18 @@ async def load(
     """
     end = asyncio.get_running_loop().time() + patience_s
     try:
-        response = await _commit(tab, goal, patience_s)
+        try:
+            response = await _commit(tab, goal, patience_s)
+        except Error as exc:
+            if "chrome-error:" not in exc.message:
+                raise
+            # The page of an earlier failure came up only now, and interrupted this one.
+            response = await _commit(tab, goal, patience_s / 2)
     except PlaywrightTimeout as exc:
         with suppress(Error):
             await (await tab.devtools()).send("Page.stopLoading")
         raise TimedOut(
-            f"{clean(goal, 200)} did not answer within {patience_s:g} s",
+            f"{clean(goal, 200)} did not answer within {patience_s:.1f} s",
             hint="Is the server stuck? Set timeout_s to wait longer.",
         ) from exc
     except Error as exc:
@@ -60,7 +66,7 @@ async def load(
         rest_s = max(0.1, end - asyncio.get_running_loop().time())
         await tab.page.wait_for_load_state(wait_until, timeout=rest_s * 1000)
     except PlaywrightTimeout:
-        return Loaded(status=status, loading=True, note=f"still loading after {patience_s:g} s")
+        return Loaded(status=status, loading=True, note=f"still loading after {patience_s:.1f} s")
     return Loaded(status=status)
 
 
@@ -78,6 +84,7 @@ async def _commit(tab: Tab, goal: str, patience_s: float) -> Response | None:
 
 async def _require_history(tab: Tab, page: Page, goal: str) -> None:
     history = await (await tab.devtools()).send("Page.getNavigationHistory")
-    index, count = int(history["currentIndex"]), len(history["entries"])
+    index, entries = history.get("currentIndex"), history.get("entries")
+    count = len(entries) if isinstance(entries, list) else 0
     if (index == 0) if goal == "back" else (index == count - 1):
         raise Conflict(f"there is no page to go {goal} to from {clean(page.url, 200)}")

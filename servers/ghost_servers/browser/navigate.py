@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 WaitUntil = Literal["load", "domcontentloaded", "networkidle"]
 Action = Literal["back", "forward", "reload", "new_tab", "close_tab"]
-# What is left of a call's time when loading gives up: to look at what there is, and answer.
-ANSWER_S = 2.0
 
 
 class NavigateResult(ChangeResult, total=False):
@@ -51,8 +49,10 @@ async def navigate(
             goal = action
         loaded: Loaded | None = None
         if goal is not None:
-            patience_s = max(timeout_s - ANSWER_S, timeout_s / 2)
-            loaded = await window.load(goal, wait_until, patience_s)
+            with window.activity() as activity:
+                loaded = await window.load(goal, wait_until)
+                if activity.pending and not loaded.loading:  # a page that its scripts fill
+                    await activity.quiet(late=False)
         await window.ready()
         await window.look()
         if loaded is None:

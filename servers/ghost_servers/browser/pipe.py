@@ -32,7 +32,7 @@ from ghost_servers.browser import chromium
 from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Playwright
+    from playwright.async_api import BrowserContext, Playwright, ViewportSize
 
     from ghost_mcp.cave import Cave, Process
     from ghost_servers.browser.window import Window
@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["Pipe", "open_browser"]
 
 START_S = 30.0
-# Closing politely lets the driver remove its own temporary files; then it is ended anyway.
+# So long may each part of it take to close politely; then it is ended anyway.
 CLOSE_S = 1.0
+VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
+# Where the driver would keep a profile, downloads and traces: the browser's are in the cave, and a driver that
+# is told to write by what a hostile browser says finds no place to.
+NOWHERE = "/dev/null"
 # One DevTools message; a picture of a huge page is the largest. The driver holds a whole one in memory.
 MAX_MESSAGE = 64 << 20
 MAX_LOG_LINES = 8
@@ -59,10 +63,12 @@ class Pipe:
         self._connected: list[UNIXSocketStream] = []
         self._failure: GhostError | None = None
         self._unfinished = 0
+        self._killed_before: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        self._killed_before = await self._killed()
         self._tasks.append(asyncio.create_task(self._receive()))
         return self
 
@@ -82,6 +88,12 @@ class Pipe:
             await self._disconnect()
             return
         self._tasks.append(asyncio.create_task(self._send()))
+
+    def abort(self) -> None:
+        """Give up a browser that does not react: its driver learns at once that it is gone."""
+        self._failure = BackendUnavailable("it did not react any more")
+        for task in self._tasks:
+            task.cancel()
 
     async def _disconnect(self) -> None:
         connected, self._connected = self._connected, []
@@ -155,20 +167,22 @@ class Pipe:
         how = f" (exit code {code})" if code is not None else ""
         if self._failure is not None:
             how = f": {self._failure.message}"
+        short = await self._killed() != self._killed_before
+        memory = "The cave ran out of memory: give it more. " if short else ""
         error = BackendUnavailable(
             f"the browser of cave {self._cave.name} ended{how}",
-            hint=f"{await self._short_of_memory()}The next call starts a new one; its tabs are gone.",
+            hint=f"{memory}The next call starts a new one; its tabs are gone.",
             code="browser_ended",
         )
         for line in self._log:
             error.add_note(line)
         return error
 
-    async def _short_of_memory(self) -> str:
+    async def _killed(self) -> int | None:
+        """How often the cave's memory limit has ended a program, if the backend knows."""
         with suppress(GhostError):
-            if (await self._cave.usage()).oom_kills:
-                return "The cave ran out of memory: give it more. "
-        return ""
+            return (await self._cave.usage()).oom_kills
+        return None
 
 
 @asynccontextmanager
@@ -201,9 +215,11 @@ async def _open_window(cave: Cave, pipe: Pipe, stack: AsyncExitStack) -> Window:
     heavy = await anyio.to_thread.run_sync(importlib.import_module, "ghost_servers.browser.window")
     opening: type[Window] = heavy.Window
     playwright = await stack.enter_async_context(_driver())
-    browser = await stack.enter_async_context(_launched(playwright, pipe))
-    window = await opening.open(cave, playwright, browser)
+    await opening.prepare(playwright)
+    context = await stack.enter_async_context(_launched(playwright, pipe))
+    window = opening(cave, context, await context.new_page())
     stack.push_async_callback(window.aclose)
+    await window.watch()
     return window
 
 
@@ -223,12 +239,16 @@ async def _driver() -> AsyncIterator[Playwright]:
 
 
 @asynccontextmanager
-async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser]:
+async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[BrowserContext]:
     """The browser as the driver sees it. Its "executable" is this Python with bridge.py."""
     name = f"ghost-{secrets.token_hex(16)}"
     async with await anyio.create_unix_listener(f"\0{name}") as listener:
         launching = asyncio.create_task(
-            playwright.chromium.launch(
+            playwright.chromium.launch_persistent_context(
+                user_data_dir=NOWHERE,
+                artifacts_dir=NOWHERE,
+                accept_downloads=False,
+                viewport=VIEWPORT,
                 executable_path=sys.executable,
                 ignore_default_args=True,
                 args=["-I", "-S", str(Path(__file__).with_name("bridge.py")), name],
@@ -241,16 +261,16 @@ async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser
             await asyncio.wait({launching, accepting}, return_when=asyncio.FIRST_COMPLETED)
             if accepting.done():
                 await pipe.connect(accepting.result())
-            browser = await launching
+            context = await launching
         finally:
             accepting.cancel()
             launching.cancel()
     try:
-        yield browser
+        yield context
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await browser.close()
+                await context.close()
 
 
 async def _accept(listener: Any) -> UNIXSocketStream:

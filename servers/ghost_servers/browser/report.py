@@ -31,7 +31,7 @@ class ChangeResult(TypedDict, total=False):
     tabs: list[str]
 
 
-async def act(window: Window, action: Callable[[Tab], Awaitable[str]]) -> Reply:
+async def act(window: Window, action: Callable[[Window], Awaitable[str]]) -> Reply:
     """Do something to the current page and tell what came of it.
 
     ``action`` answers with what it did, in a few words. A new document, or a new tab, is told by its
@@ -42,7 +42,8 @@ async def act(window: Window, action: Callable[[Tab], Awaitable[str]]) -> Reply:
         await window.look()
     before, url = tab.lines, tab.page.url
     with window.activity() as activity:
-        done = await action(tab)
+        await activity.begin()
+        done = await action(window)
         await activity.quiet()
     await window.ready()
     if window.current is not tab:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from ghost_mcp.errors import InvalidArgument, NotFound
+from ghost_mcp.errors import InvalidArgument, LimitExceeded, NotFound, ProtocolFailure
 from ghost_mcp.reply import Picture, Reply, size_text
 from ghost_mcp.tool import Call, tool
 from ghost_servers.browser.click import PATIENCE_S
@@ -27,7 +27,7 @@ DEFAULT_SIDE = 1568
 MAX_SIDE = 8_000
 # Chromium draws no more in one piece.
 MAX_PAGE = 16_384
-# What clients take in one answer; a larger PNG is taken again as JPEG.
+# What clients take in one answer; a larger PNG is taken again as JPEG, a larger one only saved.
 MAX_BYTES = 3 << 20
 QUALITY = 80
 
@@ -90,10 +90,16 @@ async def screenshot(
             "format": used,
             "size_bytes": len(data),
         }
+    if save_path is None and len(data) > MAX_BYTES:
+        raise LimitExceeded(
+            f"the picture has {size_text(len(data))}, more than an answer carries",
+            hint="Set save_path, a smaller max_side, or a lower quality.",
+        )
     if save_path is not None:
         told["path"] = str((await call.cave.write(save_path, data, parents=True))["path"])
     reply = Reply(text=_text(told, area.note), data=told)
-    reply.pictures.append(Picture(data=data, mime_type=f"image/{used}"))
+    if len(data) <= MAX_BYTES:
+        reply.pictures.append(Picture(data=data, mime_type=f"image/{used}"))
     return reply
 
 
@@ -109,27 +115,39 @@ async def _area(
 ) -> _Area:
     if ref is not None or selector is not None:
         element = await window.current.find(ref=ref, selector=selector)
-        return await _element_area(session, element)
+        return await _element_area(session, element, window.patience_s(PATIENCE_S) * 1000)
     metrics = await session.send("Page.getLayoutMetrics")
-    view = metrics["cssVisualViewport"]
     if not full_page:
-        width, height = view["clientWidth"], view["clientHeight"]
-        return _Area(x=view["pageX"], y=view["pageY"], width=width, height=height, whole=False)
-    size = metrics["cssContentSize"]
-    width, height = (min(max(1, size[side]), MAX_PAGE) for side in ("width", "height"))
-    cut = size["width"] > MAX_PAGE or size["height"] > MAX_PAGE
-    note = f"the page is larger: its first {width:g} x {height:g} pixels" if cut else ""
-    return _Area(x=0, y=0, width=width, height=height, whole=True, note=note)
+        x, y, width, height = _numbers(
+            metrics, "cssVisualViewport", "pageX", "pageY", "clientWidth", "clientHeight"
+        )
+        return _Area(x=x, y=y, width=width, height=height, whole=False)
+    size = _numbers(metrics, "cssContentSize", "width", "height")
+    width, height = (min(max(1, side), MAX_PAGE) for side in size)
+    cut = f"the page is larger: its first {width:g} x {height:g} pixels"
+    return _Area(
+        x=0, y=0, width=width, height=height, whole=True, note=cut if max(size) > MAX_PAGE else ""
+    )
 
 
-async def _element_area(session: CDPSession, element: Locator) -> _Area:
-    await element.scroll_into_view_if_needed(timeout=PATIENCE_S * 1000)
-    box = await element.bounding_box(timeout=PATIENCE_S * 1000)
+def _numbers(metrics: object, part: str, *names: str) -> list[float]:
+    """Figures the browser told. Raises ProtocolFailure when they are none."""
+    told = metrics.get(part) if isinstance(metrics, dict) else None
+    found = [told.get(name) for name in names] if isinstance(told, dict) else [None]
+    if not all(isinstance(n, int | float) and -1e9 < n < 1e9 for n in found):
+        raise ProtocolFailure("the browser tells no sizes")
+    return [float(n) for n in found if n is not None]
+
+
+async def _element_area(session: CDPSession, element: Locator, patience: float) -> _Area:
+    await element.scroll_into_view_if_needed(timeout=patience)
+    box = await element.bounding_box(timeout=patience)
     if box is None or box["width"] < 1 or box["height"] < 1:
         raise NotFound("the element is not visible: there is nothing to take")
-    view = (await session.send("Page.getLayoutMetrics"))["cssVisualViewport"]
+    metrics = await session.send("Page.getLayoutMetrics")
+    left, top = _numbers(metrics, "cssVisualViewport", "pageX", "pageY")
     width, height = min(box["width"], MAX_PAGE), min(box["height"], MAX_PAGE)
-    x, y = box["x"] + view["pageX"], box["y"] + view["pageY"]
+    x, y = box["x"] + left, box["y"] + top
     return _Area(x=x, y=y, width=width, height=height, whole=True)
 
 
@@ -144,7 +162,10 @@ async def _take(
         box = {"x": area.x, "y": area.y, "width": area.width, "height": area.height}
         asked["clip"] = {**box, "scale": scale}
     taken = await session.send("Page.captureScreenshot", asked)
-    data = base64.b64decode(taken["data"])
+    try:
+        data = base64.b64decode(taken["data"])
+    except (TypeError, KeyError, ValueError):
+        raise ProtocolFailure("the browser took no picture") from None
     if wanted == "png" and len(data) > MAX_BYTES:
         return await _take(session, area, scale, "jpeg", QUALITY)
     return data, wanted

@@ -52,13 +52,14 @@ async def scroll(
             await window.look()
         before = tab.lines
         with window.activity() as activity:
+            await activity.begin()
             where: Frame | Locator = tab.page.main_frame
             if ref is not None or selector is not None:
                 where = element = await tab.find(ref=ref, selector=selector)
-                await element.scroll_into_view_if_needed(timeout=timeout_s * 500)
+                await element.scroll_into_view_if_needed(timeout=window.patience_s() * 1000)
             inside = where is tab.page.main_frame or direction is not None or to is not None
             told = await _scroll(where, direction, amount, to) if inside else {}
-            await activity.quiet()
+            await activity.quiet(late=False)
         await window.ready()
         await window.look()
         return await _reply(window, before, told)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["BrowserSession", "use_browser"]
 
 MIN_S, MAX_S = 1.0, 300.0
-RECOVER_S = 8.0
+# What is kept of a call's time, at most so much and at most this share, to see whether the page still reacts.
+LOOK_S, LOOK_SHARE = 0.5, 0.2
+# A tab that does not react is closed after the call has ended, within this; else the browser is ended.
+REPLACE_S = 4.0
 CLOSE_S = 2.5
 # Playwright tells that the browser is gone a moment before the browser's own end arrives.
 NEWS_S = 0.5
@@ -48,55 +51,58 @@ class BrowserSession:
         self._lock = asyncio.Lock()
         self._started: asyncio.Future[_Running] | None = None
         self._owner: asyncio.Task[None] | None = None
+        self._repair: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
     @asynccontextmanager
     async def use(self, timeout_s: float) -> AsyncIterator[Window]:
-        """The window, for one call alone, which ends in ``timeout_s``. Raises TimedOut and what starting raises.
+        """The window, for one call alone, which ends within ``timeout_s``. Raises TimedOut and what starting raises.
 
         A page that does not react any more loses its tab, a browser that does not react is ended: the next
         call works.
         """
         if not MIN_S <= timeout_s <= MAX_S:
             raise InvalidArgument(f"timeout_s must be {MIN_S:g} to {MAX_S:g}")
+        look_s = min(LOOK_S, timeout_s * LOOK_SHARE)
+        end = asyncio.get_running_loop().time() + timeout_s - look_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(end):
                 await self._lock.acquire()
         except TimeoutError:
             raise TimedOut("another call still uses this browser") from None
         try:
-            async with self._bounded(timeout_s):
+            async with self._bounded(end, timeout_s, look_s):
                 running = await self._ready()
                 async with self._explained(running):
-                    await running.window.ready()
+                    await running.window.begin(end)
                     yield running.window
         finally:
             self._lock.release()
 
     @asynccontextmanager
-    async def _bounded(self, timeout_s: float) -> AsyncIterator[None]:
+    async def _bounded(self, end: float, timeout_s: float, look_s: float) -> AsyncIterator[None]:
+        """End what runs longer; after anything that took too long, see to it that the next call works."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(end):
                 yield
         except TimeoutError:
-            what = await self._recover()
-            raise TimedOut(f"this took longer than {timeout_s:g} s{what}") from None
+            hint = await self._recover(look_s)
+            raise TimedOut(f"this took longer than {timeout_s:g} s", hint=hint) from None
+        except TimedOut as exc:
+            exc.hint = await self._recover(look_s) or exc.hint
+            raise
 
-    async def _recover(self) -> str:
-        """After a call that did not end by itself: make the next one possible. Returns what was lost."""
+    async def _recover(self, look_s: float) -> str:
+        """Begin to replace the current tab if it does not react. Returns what is lost, or nothing."""
         running = self._running()
-        if running is None:
+        if running is None or await running.window.reacts(look_s):
             return ""
-        try:
-            async with asyncio.timeout(RECOVER_S):
-                if await running.window.answers():
-                    return ""
-                if await running.window.replace():
-                    return "; the page did not react any more, its tab was closed"
-        except TimeoutError:
-            _log.debug("a browser did not recover in time")
-        await self.aclose()
-        return "; the browser did not react any more and was ended"
+        self._repair = asyncio.create_task(self._replace(running))
+        return "The page does not react any more: its tab is closed."
+
+    async def _replace(self, running: _Running) -> None:
+        if not await running.window.replace(REPLACE_S):
+            running.pipe.abort()
 
     @asynccontextmanager
     async def _explained(self, running: _Running) -> AsyncIterator[None]:
@@ -110,7 +116,10 @@ class BrowserSession:
                 await running.pipe.until_ended(timeout_s=NEWS_S)
             if running.pipe.ended.is_set():
                 raise await running.pipe.why() from exc
-            raise failures.translated(exc) from exc
+            error = failures.translated(exc)
+            if running.window.happened.notes:
+                error.hint = "; ".join(running.window.happened.notes[:3])
+            raise error from exc
 
     def _running(self) -> _Running | None:
         """What runs now, if it does."""
@@ -122,6 +131,9 @@ class BrowserSession:
 
     async def _ready(self) -> _Running:
         """The running browser; a new one when there is none, or it has ended."""
+        if self._repair is not None:
+            await asyncio.wait([self._repair])
+            self._repair = None
         running = self._running()
         if running is not None:
             return running
@@ -151,6 +163,8 @@ class BrowserSession:
 
     async def aclose(self) -> None:
         """End the browser, if there is one, within CLOSE_S."""
+        if self._repair is not None:
+            self._repair.cancel()
         owner, self._owner, self._started = self._owner, None, None
         if owner is None:
             return

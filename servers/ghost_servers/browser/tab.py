@@ -22,7 +22,7 @@ __all__ = ["Tab"]
 
 MAX_FRAMES = 8
 MAX_KNOWN = 5_000
-FRAME_S = 1.0
+FRAME_S = 0.5
 _REF = re.compile(r"e\d{1,9}")
 
 
@@ -60,6 +60,8 @@ class Tab:
         frames: dict[str, Frame] = {}
         for frame in self.page.frames[:MAX_FRAMES]:
             main = frame == self.page.main_frame
+            if not main and frame.url.startswith("chrome-error:"):
+                continue  # what was refused has no world to ask in
             try:
                 told = await world.ask(
                     frame, "outline", following=following, timeout_s=10.0 if main else FRAME_S

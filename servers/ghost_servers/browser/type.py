@@ -19,7 +19,7 @@ from ghost_servers.browser.upload import choose_files
 if TYPE_CHECKING:
     from playwright.async_api import Locator, Page
 
-    from ghost_servers.browser.tab import Tab
+    from ghost_servers.browser.window import Window
 
 MAX_CHARS = 100_000
 MAX_KEYS = 50
@@ -54,10 +54,10 @@ async def type_(
     if len(text or "") > MAX_CHARS or len(keys or []) > MAX_KEYS:
         raise InvalidArgument(f"at most {MAX_CHARS} characters and {MAX_KEYS} keys at once")
 
-    async def write(tab: Tab) -> str:
-        done = await _write(call, tab, text, ref, selector, clear=clear)
+    async def write(window: Window) -> str:
+        done = await _write(call, window, text, ref, selector, clear=clear)
         for key in [*(keys or []), *(["Enter"] if submit else [])]:
-            await tab.page.keyboard.press(key)
+            await window.current.page.keyboard.press(key)
         pressed = f"pressed {clean(' '.join(keys or []), 100)}" if keys else ""
         return ", ".join(filter(None, [done, pressed, "submitted" if submit else ""]))
 
@@ -66,20 +66,27 @@ async def type_(
 
 
 async def _write(
-    call: Call, tab: Tab, text: str | None, ref: str | None, selector: str | None, *, clear: bool
+    call: Call,
+    window: Window,
+    text: str | None,
+    ref: str | None,
+    selector: str | None,
+    *,
+    clear: bool,
 ) -> str:
     """Bring text into the element that was named, or has the focus; says what was done."""
+    tab, patience = window.current, window.patience_s(PATIENCE_S) * 1000
     element: Locator | None = None
     if ref is not None or selector is not None:
         element = await tab.find(ref=ref, selector=selector)
     told = await world.ask(element or tab.page.main_frame, "describe")
     if text is None and not clear:
         if element is not None:
-            await element.focus(timeout=PATIENCE_S * 1000)
+            await element.focus(timeout=patience)
         return ""
     if element is None:
         return await _write_focused(tab.page, told, text or "", clear=clear)
-    patience, kind = PATIENCE_S * 1000, told.get("type")
+    kind = told.get("type")
     if kind == "file":
         return await choose_files(call.cave, tab, element, text or "")
     if kind == "select":

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from playwright.async_api import Error
 
@@ -21,14 +22,12 @@ from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
     from playwright.async_api import (
-        Browser,
         BrowserContext,
         ConsoleMessage,
         Dialog,
         Frame,
         Page,
         Playwright,
-        ViewportSize,
         WebError,
     )
 
@@ -36,13 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Happened", "Window"]
 
-VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
 MAX_TABS = 10
 # A page that asks more often than this within one call is closed: it would ask for ever.
 MAX_DIALOGS = 20
 MAX_CONSOLE = 100
-CLOSE_S = 3.0
 LOAD_S = 5.0
+ANSWER_S = 1.5
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ class Happened:
 
 
 class Window:
-    """The tabs of one browser in one context. Made by :meth:`open`, closed with the browser."""
+    """The tabs of one browser. It hears of what happens after :meth:`watch`."""
 
     def __init__(self, cave: Cave, context: BrowserContext, page: Page) -> None:
         self.cave = cave
@@ -66,39 +64,43 @@ class Window:
         self.happened = Happened()
         self.dialog_answer: str | None = None  # for confirm and prompt, during one call
         self.following = 1
-        self._downloads: Downloads | None = None
+        self._end = 0.0
+        self._downloads = Downloads(cave, context)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @classmethod
-    async def open(cls, cave: Cave, playwright: Playwright, browser: Browser) -> Self:
-        """The first tab, ready."""
+    @staticmethod
+    async def prepare(playwright: Playwright) -> None:
+        """Once for each driver, before it opens a page."""
         await world.prepare(playwright)
-        # Downloads stay denied for Playwright: the path they lie at is one of the cave's, not of this host.
-        context = await browser.new_context(viewport=VIEWPORT, accept_downloads=False)
-        window = cls(cave, context, await context.new_page())
-        context.on("page", window._opened)
-        context.on("dialog", window._asked)
-        context.on("console", window._logged)
-        context.on("weberror", window._raised)
-        session = await browser.new_browser_cdp_session()
-        told = await (await window.current.devtools()).send("Target.getTargetInfo")
-        window._downloads = Downloads(
-            cave, session, str(told["targetInfo"].get("browserContextId"))
-        )
-        await window._downloads.watch()
-        return window
+
+    async def watch(self) -> None:
+        """From now on what happens in the browser is heard of."""
+        self.context.on("page", self._opened)
+        self.context.on("dialog", self._asked)
+        self.context.on("console", self._logged)
+        self.context.on("weberror", self._raised)
+        await self._downloads.watch()
 
     async def aclose(self) -> None:
-        if self._downloads is not None:
-            await self._downloads.aclose()
+        await self._downloads.aclose()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def begin(self, end: float) -> None:
+        """Be ready for a call that has until ``end``, in seconds of the event loop."""
+        self._end = end
+        await self.ready()
+
+    def patience_s(self, at_most_s: float = math.inf) -> float:
+        """How long the current call may wait for something, so that it can still look and answer."""
+        left_s = self._end - asyncio.get_running_loop().time()
+        return max(0.2, min(at_most_s, left_s - min(ANSWER_S, left_s / 4)))
+
     def activity(self) -> Activity:
         """A watch on the current page, for one action."""
-        return Activity(self.current.page)
+        return Activity(self.current.page, self._end)
 
     # --- tabs ------------------------------------------------------------------------------------
 
@@ -123,30 +125,29 @@ class Window:
     async def ready(self) -> None:
         """See to it that the current tab works: one that crashed is replaced."""
         if self.current.crashed:
-            self.happened.notes.append(
-                f"the tab at {clean(self.current.url, 100)} crashed and was closed"
-            )
+            where = clean(self.current.url, 100)
+            self.happened.notes.append(f"the tab at {where} crashed and was closed")
             await self._shut(self.current)
         if self.current.page.is_closed():
             await self.new_tab()
 
-    async def replace(self) -> bool:
-        """Give up the current tab, which does not answer. False when not even that is possible."""
+    async def reacts(self, timeout_s: float) -> bool:
+        """Whether the current tab answers at all."""
         try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._shut(self.current)
-                if self.current.page.is_closed():
-                    await self.new_tab()
-                await world.ask(self.current.page.main_frame, "changes", timeout_s=CLOSE_S)
+            async with asyncio.timeout(timeout_s):
+                await world.ask(self.current.page.main_frame, "changes")
         except (TimeoutError, Error):
             return False
         return True
 
-    async def answers(self) -> bool:
-        """Whether the current tab reacts at all."""
+    async def replace(self, timeout_s: float) -> bool:
+        """Give up the current tab, which does not answer. False when that does not give one that does."""
         try:
-            async with asyncio.timeout(1.0):
-                await world.ask(self.current.page.main_frame, "changes", timeout_s=1.0)
+            async with asyncio.timeout(timeout_s):
+                await self._shut(self.current)
+                if self.current.page.is_closed():
+                    await self.new_tab()
+                await world.ask(self.current.page.main_frame, "changes")
         except (TimeoutError, Error):
             return False
         return True
@@ -245,23 +246,26 @@ class Window:
 
     async def told(self) -> tuple[Happened, list[str]]:
         """What happened since the last answer, and the downloads."""
-        downloads = await self._downloads.told() if self._downloads is not None else []
+        downloads = await self._downloads.told()
         happened, self.happened = self.happened, Happened()
         if happened.console >= MAX_CONSOLE:
             self.context.on("console", self._logged)
         return happened, downloads
 
-    async def load(self, goal: str, wait_until: WaitUntil, patience_s: float) -> Loaded:
+    async def load(self, goal: str, wait_until: WaitUntil) -> Loaded:
         """Load a URL, or go back, forward, or reload, in the current tab; see loading.load."""
         tab = self.current
         tab.forget_console()
         network = self.cave.info.spec.network.mode
+        patience_s = self.patience_s()
         return await load(tab, goal, wait_until=wait_until, patience_s=patience_s, network=network)
 
     async def loaded(self) -> None:
         """Wait until the current tab, which is a new one, has loaded; not longer than LOAD_S."""
         with suppress(Error):
-            await self.current.page.wait_for_load_state("load", timeout=LOAD_S * 1000)
+            await self.current.page.wait_for_load_state(
+                "load", timeout=self.patience_s(LOAD_S) * 1000
+            )
 
     async def look(self) -> None:
         """See the current tab anew."""

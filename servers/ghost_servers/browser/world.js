@@ -10,7 +10,8 @@
   let next = 1, changes = 0;
 
   const watcher = new MutationObserver((records) => { changes += records.length; });
-  watcher.observe(document, { subtree: true, childList: true, characterData: true });
+  watcher.observe(document, { subtree: true, childList: true, characterData: true, attributes: true });
+  for (const kind of ["input", "change", "toggle"]) document.addEventListener(kind, () => { changes += 1; }, true);
 
   const squeeze = (text, limit) => String(text ?? "").slice(0, 4 * limit).replace(/\s+/g, " ").trim().slice(0, limit);
   const attribute = (element, name) => Element.prototype.getAttribute.call(element, name);
