@@ -16,6 +16,8 @@ import pytest
 pytest.register_assert_rewrite(
     "ghost_mcp.testing.basis",
     "ghost_mcp.testing.calls",
+    "ghost_mcp.testing.endings",
+    "ghost_mcp.testing.files",
     "ghost_mcp.testing.lifetimes",
     "ghost_mcp.testing.truth",
 )

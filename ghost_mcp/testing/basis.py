@@ -6,8 +6,8 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -16,11 +16,13 @@ from ghost_mcp.ghost import Ghost
 from ghost_mcp.spec import CaveSpec
 
 if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.cave import Cave
     from ghost_mcp.spec import CaveInfo
 
-__all__ = ["PATIENCE_S", "Basis", "until"]
+__all__ = ["PATIENCE_S", "Basis", "connected", "ended", "until"]
 
 # The bound of every wait. It is no promise of speed: a crowded machine is slow, and a hang is a failure.
 PATIENCE_S = 30.0
@@ -46,21 +48,38 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
             await anyio.sleep(0.05)
 
 
+async def ended(stream: ByteStream) -> None:
+    """Wait until a cave's stream ends."""
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        while True:
+            await stream.receive()
+
+
+@asynccontextmanager
+async def connected(backend: Backend, cave_id: str) -> AsyncIterator[ByteStream]:
+    stream = await backend.connect(cave_id)
+    try:
+        yield stream
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stream.aclose()
+
+
 class Basis:
     """Differences first, then the suite's own tools."""
 
     _owner = ""
 
     #: A cave outlives the process that made it, and other processes see it. Otherwise define no elsewhere().
-    persistent: ClassVar[bool] = True
+    persistent: bool = True
     #: stop(pause=True) freezes a cave. Otherwise it raises Unsupported.
-    can_pause: ClassVar[bool] = True
+    can_pause: bool = True
     #: The fields of Usage that this engine tells of a running cave.
-    measures: ClassVar[frozenset[str]] = frozenset({"memory_bytes", "pids"})
+    measures: frozenset[str] = frozenset({"memory_bytes", "pids"})
     #: Settings of a CaveSpec that this engine refuses, each by itself.
-    refused: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    refused: tuple[Mapping[str, Any], ...] = ()
     #: How a Python script, given as one more argument, is run in the caves under test.
-    python: ClassVar[tuple[str, ...]] = ("python3", "-c")
+    python: tuple[str, ...] = ("python3", "-c")
 
     def make(self) -> Backend:
         """A backend that nobody has entered. All that one test makes see the same caves."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from ghost_mcp.testing.calls import Calls
+from ghost_mcp.testing.endings import Endings, Pools
 from ghost_mcp.testing.files import Files
-from ghost_mcp.testing.lifetimes import Creation, Endings, Pools, States
+from ghost_mcp.testing.lifetimes import Creation, States
 from ghost_mcp.testing.truth import Truth
 
 __all__ = ["BackendContract"]

@@ -23,7 +23,7 @@ from tests.bench.place import FILESYSTEM, NODE, Place, program
 __all__ = ["client", "no_op", "ready", "stdio_read"]
 
 ERAS = {"2025-11-25": "legacy", "2026-07-28": "2026-07-28"}
-TEXT = "0123456789abcde\n" * 256  # 4 KB
+TEXT = "a line about as long as in code\n" * 128  # 4 KB
 PLAIN = """
 from mcp.server import MCPServer
 server = MCPServer("plain")

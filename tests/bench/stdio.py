@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Timer
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["RawClient", "connected"]
 
 # A server that is silent for so long is ended, which ends the reading too.
 ANSWER_S = 60.0
 END_S = 10.0
+MAX_SAID = 500
 HELLO = {
     "protocolVersion": "2025-11-25",
     "capabilities": {},
@@ -25,8 +27,9 @@ HELLO = {
 class RawClient:
     """One connection to one server process."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         self._process = process
+        self._errors = errors
         self._number = 0
 
     def greet(self) -> None:
@@ -46,7 +49,9 @@ class RawClient:
                     raise RuntimeError(f"{method}: {message.get('error')}")
                 found: dict[str, Any] = message["result"]
                 return found
-        raise RuntimeError(f"no answer to {method} from {self._process.args!r}")
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip()[-MAX_SAID:]
+        raise RuntimeError(f"no answer to {method} from {self._process.args!r}: {said}")
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A tool's result. Raises RuntimeError when the tool failed."""
@@ -64,22 +69,32 @@ class RawClient:
 @contextmanager
 def connected(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[RawClient]:
     """Start a server; it has ended when the block has."""
+    with tempfile.TemporaryFile() as errors, _started(argv, environment, errors) as process:
+        patience = Timer(ANSWER_S, process.kill)
+        patience.daemon = True
+        patience.start()
+        try:
+            yield RawClient(process, errors)
+        finally:
+            patience.cancel()
+
+
+@contextmanager
+def _started(
+    argv: Sequence[str], environment: Mapping[str, str], errors: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         argv,
         env=dict(environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
     )
-    patience = Timer(ANSWER_S, process.kill)
-    patience.daemon = True
-    patience.start()
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        yield RawClient(process)
+        yield process
     finally:
-        patience.cancel()
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.close()
         try:
             process.wait(END_S)

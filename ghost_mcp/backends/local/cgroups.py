@@ -30,7 +30,13 @@ from ghost_mcp.backends.local.hierarchies import (
     read,
     write,
 )
-from ghost_mcp.errors import BackendUnavailable, Conflict, InvalidArgument, LimitExceeded
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    Conflict,
+    InvalidArgument,
+    LimitExceeded,
+    Unsupported,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,11 +116,11 @@ class CgroupDriver:
     def freeze(self, cave_id: str) -> None:
         """Stop every process of the cave where it stands.
 
-        Raises BackendUnavailable without a freezer, Conflict when a process does not stop within WAIT_S.
+        Raises Unsupported without a freezer, Conflict when a process does not stop within WAIT_S.
         """
         group = self._freezer(cave_id)
         if group is None:
-            raise BackendUnavailable(
+            raise Unsupported(
                 "a cave cannot be paused here: no cgroup freezer is delegated",
                 hint="Stop the cave instead: its files stay.",
             )

@@ -18,7 +18,7 @@ __all__ = ["Activity"]
 
 # An action's work shows within a pause, when nothing was seen at all within a longer one; a page that never
 # rests is not waited for.
-PAUSE_S, LATE_S = 0.04, 0.25
+PAUSE_S, LATE_S = 0.03, 0.25
 RESTLESS_S = 0.6
 REQUESTS_S = 2.0
 NAVIGATION_S = 10.0
@@ -86,6 +86,14 @@ class Activity:
     async def begin(self) -> None:
         """To be called just before the action."""
         self._seen = await self._changes()
+
+    async def until_navigated(self, timeout_s: float) -> None:
+        """Wait until the page has been replaced, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.navigated:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     @property
     def pending(self) -> bool:

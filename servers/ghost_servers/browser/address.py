@@ -96,6 +96,12 @@ def failed(url: str, message: str, *, network: str) -> GhostError | None:
             hint="Is the server running, and on that port? Start it in the cave, then try again.",
             code="connection_refused",
         )
+    if error == "ERR_INVALID_AUTH_CREDENTIALS":
+        return PermissionRefused(
+            f"{shown} asks for a user and a password, or refuses those given",
+            hint="Put them in the URL: http://user:password@host/.",
+            code="auth_required",
+        )
     if error in (
         "ERR_UNSAFE_REDIRECT",
         "ERR_UNKNOWN_URL_SCHEME",

@@ -68,6 +68,7 @@ async def click(
     async with use_browser(call, timeout_s) as window:
         window.dialog_answer = dialog
         try:
+            window.turn_to(ref)
             return await act(window, press)
         finally:
             window.dialog_answer = None

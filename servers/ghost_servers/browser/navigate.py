@@ -49,10 +49,7 @@ async def navigate(
             goal = action
         loaded: Loaded | None = None
         if goal is not None:
-            with window.activity() as activity:
-                loaded = await window.load(goal, wait_until)
-                if activity.pending and not loaded.loading:  # a page that its scripts fill
-                    await activity.quiet(late=False)
+            loaded = await window.load(goal, wait_until)
         await window.ready()
         await window.look()
         if loaded is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ghost_servers.browser.text import clean
+from ghost_servers.browser.text import bounded, clean
 
 __all__ = ["OUTLINE_CHARS", "Line", "compare", "excerpt", "near", "parse"]
 
@@ -75,19 +75,11 @@ def excerpt(lines: Sequence[Line], limit: int = OUTLINE_CHARS) -> str:
     if len(whole) <= limit:
         return whole
     start = next((i for i, line in enumerate(lines) if line.at == 0), 0)
-    shown: list[str] = []
-    size = 0
-    for line in lines[start:]:
-        size += len(str(line)) + 1
-        if size > limit - 80:
-            break
-        shown.append(str(line))
-    rest = len(lines) - start - len(shown)
-    if start:
-        shown.insert(0, f"[{start} lines above]")
-    if rest:
-        shown.append(f"[{rest} more lines: scroll to see them]")
-    return "\n".join(shown)
+    above = [f"[{start} lines above]"] if start else []
+    shown = bounded(
+        [str(line) for line in lines[start:]], limit - 80, "more lines: scroll to see them"
+    )
+    return "\n".join([*above, *shown])
 
 
 def compare(before: Sequence[Line], after: Sequence[Line], limit: int = CHANGES_CHARS) -> str:
@@ -112,7 +104,7 @@ def compare(before: Sequence[Line], after: Sequence[Line], limit: int = CHANGES_
     for line in before:
         if line.ref not in now if line.ref else _take(went, line.text):
             told.append(f"- {line.text}")
-    return _bounded(told, limit)
+    return "\n".join(bounded(told, limit, "more changes"))
 
 
 def _take(counts: Counter[str], text: str) -> bool:
@@ -121,17 +113,6 @@ def _take(counts: Counter[str], text: str) -> bool:
         return False
     counts[text] -= 1
     return True
-
-
-def _bounded(told: list[str], limit: int) -> str:
-    shown: list[str] = []
-    size = 0
-    for number, line in enumerate(told):
-        size += len(line) + 1
-        if size > limit:
-            return "\n".join([*shown, f"[{len(told) - number} more changes]"])
-        shown.append(line)
-    return "\n".join(shown)
 
 
 def near(wanted: str, lines: Iterable[Line], count: int = 4) -> list[Line]:

@@ -92,6 +92,7 @@ class Pipe:
     def abort(self) -> None:
         """Give up a browser that does not react: its driver learns at once that it is gone."""
         self._failure = BackendUnavailable("it did not react any more")
+        self.ended.set()
         for task in self._tasks:
             task.cancel()
 

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ghost_mcp.reply import Reply
 from ghost_servers.browser.outline import compare, excerpt
-from ghost_servers.browser.text import clean
+from ghost_servers.browser.text import bounded, clean
 
 if TYPE_CHECKING:
     from ghost_servers.browser.tab import Tab
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ChangeResult", "act", "page_reply"]
 
 URL_CHARS = 500
-MAX_LISTED = 10
+DIALOG_CHARS, EVENTS_CHARS = 1_000, 2_500
 
 
 class ChangeResult(TypedDict, total=False):
@@ -52,8 +52,9 @@ async def act(window: Window, action: Callable[[Window], Awaitable[str]]) -> Rep
     if window.current is not tab or activity.replaced:
         return await page_reply(window, [done, _place(tab, window, url)])
     changes = compare(before, tab.lines)
-    moved = [_place(tab, window, url)] if tab.page.url != url else []
-    return await page_reply(window, [done, *moved], changes=changes)
+    moved = _place(tab, window, url) if tab.page.url != url else ""
+    same = "" if changes or moved else "nothing changed that the outline shows"
+    return await page_reply(window, [done, moved, same], changes=changes)
 
 
 def _place(tab: Tab, window: Window, url: str) -> str:
@@ -76,11 +77,7 @@ async def page_reply(
         text.append(data["outline"] or "(nothing to see on this page)")
     else:
         data["changes"] = changes
-        text.append(
-            f"changed:\n{changes}"
-            if changes
-            else "nothing changed on the page that the outline shows"
-        )
+        text += [f"changed:\n{changes}"] if changes else []
     if status is not None:
         data["status"] = status
     await _besides(window, data, text)
@@ -95,11 +92,9 @@ def _heading(data: dict[str, Any], status: int | None) -> str:
 async def _besides(window: Window, data: dict[str, Any], text: list[str]) -> None:
     """What happened besides: dialogs, downloads, errors in the console; and the tabs when there are several."""
     happened, downloads = await window.told()
-    events = [f"dialog: {line}" for line in happened.dialogs]
-    if len(events) > MAX_LISTED:
-        events[MAX_LISTED:] = [f"dialogs: {len(events) - MAX_LISTED} more"]
+    events = bounded([f"dialog: {line}" for line in happened.dialogs], DIALOG_CHARS, "more dialogs")
     events += [f"download: {line}" for line in downloads]
-    events += [f"note: {line}" for line in happened.notes[:MAX_LISTED]]
+    events += [f"note: {line}" for line in happened.notes]
     if happened.closed_popups:
         events.append(f"note: {happened.closed_popups} more pop-ups were closed at once")
     if count := window.current.console_errors:
@@ -108,8 +103,8 @@ async def _besides(window: Window, data: dict[str, Any], text: list[str]) -> Non
             events.append(f"console errors: {count} in all")
         window.current.forget_console()
     if events:
-        data["events"] = events
-        text += events
+        data["events"] = bounded(events, EVENTS_CHARS, "more events")
+        text += data["events"]
     if len(window.tabs) > 1:
         data["tabs"] = [_tab_line(window, tab) for tab in window.tabs]
         text += ["tabs:", *data["tabs"]]

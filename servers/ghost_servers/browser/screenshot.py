@@ -76,6 +76,7 @@ async def screenshot(
     if quality is not None and (format == "png" or not 1 <= quality <= 100):
         raise InvalidArgument("quality is 1 to 100, for jpeg and webp")
     async with use_browser(call, timeout_s) as window:
+        window.turn_to(ref)
         session = await window.current.devtools()
         area = await _area(window, session, full_page=full_page, ref=ref, selector=selector)
         scale = min(1.0, max_side / max(area.width, area.height))

@@ -47,6 +47,7 @@ async def scroll(
     if ref is not None and selector is not None:
         raise InvalidArgument("scroll: give ref or selector, not both")
     async with use_browser(call, timeout_s) as window:
+        window.turn_to(ref)
         tab = window.current
         if not tab.lines:
             await window.look()

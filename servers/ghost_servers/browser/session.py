@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ghost_mcp.errors import InvalidArgument, TimedOut
+from ghost_mcp.errors import Conflict, InvalidArgument, TimedOut
 from ghost_servers.browser.pipe import open_browser
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class BrowserSession:
                 started.set_result(_Running(window, pipe))
                 await pipe.until_ended(stop)
         except asyncio.CancelledError:
-            started.cancel()
+            if not started.done():
+                started.set_exception(Conflict("the browser was closed while it started"))
             raise
         except Exception as exc:  # noqa: BLE001  (handed to the call that waits)
             if started.done():

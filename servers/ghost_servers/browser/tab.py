@@ -23,6 +23,7 @@ __all__ = ["Tab"]
 MAX_FRAMES = 8
 MAX_KNOWN = 5_000
 FRAME_S = 0.5
+_CUT = Line(ref="", role="note", name="", text="[the page is too large to be listed whole]", at=1)
 _REF = re.compile(r"e\d{1,9}")
 
 
@@ -40,6 +41,10 @@ class Tab:
         self._frames: dict[str, Frame] = {}
         self._known: dict[str, str] = {}  # every reference ever told, and what it stood for
         self._session: CDPSession | None = None
+
+    def knows(self, ref: str) -> bool:
+        """Whether that reference was told of this tab."""
+        return ref in self._known
 
     def forget_console(self) -> None:
         self.console_errors = 0
@@ -60,7 +65,7 @@ class Tab:
         frames: dict[str, Frame] = {}
         for frame in self.page.frames[:MAX_FRAMES]:
             main = frame == self.page.main_frame
-            if not main and frame.url.startswith("chrome-error:"):
+            if not main and not frame.url:
                 continue  # what was refused has no world to ask in
             try:
                 told = await world.ask(
@@ -76,6 +81,8 @@ class Tab:
             if seen and not main:
                 lines.append(_boundary(frame, seen))
             lines += seen
+            if told.get("cut") is True:
+                lines.append(_CUT)
         self._remember(lines)
         self.lines, self._frames, self.url = lines, frames, self.page.url
         return following

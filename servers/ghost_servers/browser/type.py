@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 100_000
 MAX_KEYS = 50
+OPTION_S = 1.0
 # Up to so many characters each one is a key press, as pages that complete words want it.
 KEYED_CHARS = 200
 # Inputs whose value is set, because what their keys do depends on the language of the browser.
 _SET = frozenset({"date", "time", "datetime-local", "month", "week", "color", "range"})
+
+_PRESSED = frozenset(
+    {"button", "link", "checkbox", "radio", "switch", "tab", "menuitem", "option", "image"}
+)
 
 
 @tool(title="Type", effect="write", result=ChangeResult, open_world=True)
@@ -62,6 +67,7 @@ async def type_(
         return ", ".join(filter(None, [done, pressed, "submitted" if submit else ""]))
 
     async with use_browser(call, timeout_s) as window:
+        window.turn_to(ref)
         return await act(window, write)
 
 
@@ -90,14 +96,30 @@ async def _write(
     if kind == "file":
         return await choose_files(call.cave, tab, element, text or "")
     if kind == "select":
-        await element.select_option(text or "", timeout=patience)
+        await element.select_option(text or "", timeout=min(patience, OPTION_S * 1000))
         return f"chose {clean(text, 100)}"
-    if kind in _SET or clear:
-        await element.fill((text or "") if kind in _SET else "", timeout=patience)
-    if kind not in _SET:
-        await element.focus(timeout=patience)
-        await _keyed(tab.page, text or "", at_end=not clear)
+    if kind in _SET:
+        await element.fill(text or "", timeout=patience)
+        return _typed(text)
+    await _require_text(element, told, patience)
+    if clear:
+        await element.fill("", timeout=patience)
+    await _keyed(tab.page, text or "", at_end=not clear)
     return _typed(text)
+
+
+async def _require_text(element: Locator, told: dict[str, Any], patience: float) -> None:
+    """Give the element the focus. Raises InvalidArgument when it is none that takes text."""
+    item = told.get("item")
+    role = item.get("role") if isinstance(item, dict) else None
+    if role not in _PRESSED:
+        await element.focus(timeout=patience)
+        item = (await world.ask(element, "describe")).get("item")
+        if isinstance(item, dict) and item.get("focused") is True:
+            return
+    raise InvalidArgument(
+        f"a {clean(role, 20)} takes no text", hint="Click it, or give the ref of a text field."
+    )
 
 
 async def _write_focused(page: Page, told: dict[str, Any], text: str, *, clear: bool) -> str:

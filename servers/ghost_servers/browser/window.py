@@ -110,6 +110,11 @@ class Window:
             raise NotFound(f"there is no tab {number}", hint=f"There are {len(self.tabs)} tabs.")
         self.current = self.tabs[number - 1]
 
+    def turn_to(self, ref: str | None) -> None:
+        """Make the tab current in which that reference was told, if it is another one."""
+        if ref is not None and not self.current.knows(ref):
+            self.current = next((tab for tab in self.tabs if tab.knows(ref)), self.current)
+
     async def new_tab(self) -> None:
         """Open an empty tab and make it the current one. Raises LimitExceeded."""
         if len(self.tabs) >= MAX_TABS:
@@ -256,9 +261,14 @@ class Window:
         """Load a URL, or go back, forward, or reload, in the current tab; see loading.load."""
         tab = self.current
         tab.forget_console()
-        network = self.cave.info.spec.network.mode
-        patience_s = self.patience_s()
-        return await load(tab, goal, wait_until=wait_until, patience_s=patience_s, network=network)
+        return await load(
+            tab,
+            goal,
+            wait_until=wait_until,
+            end=self._end,
+            patience_s=self.patience_s(),
+            network=self.cave.info.spec.network.mode,
+        )
 
     async def loaded(self) -> None:
         """Wait until the current tab, which is a new one, has loaded; not longer than LOAD_S."""

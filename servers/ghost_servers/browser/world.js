@@ -144,10 +144,15 @@
     return item;
   }
 
-  // Where the element lies: -1 above the window, 0 in it, 1 below.
-  function where(rect) {
-    if (rect.bottom <= 0 || rect.right <= 0) return -1;
-    return rect.top >= innerHeight || rect.left >= innerWidth ? 1 : 0;
+  // Where the element lies: -1 above what is seen, 0 in it, 1 below. What is seen is the window, or a pane's part of it.
+  function where(rect, seen) {
+    if (rect.bottom <= seen.top || rect.right <= seen.left) return -1;
+    return rect.top >= seen.bottom || rect.left >= seen.right ? 1 : 0;
+  }
+
+  function within(seen, rect) {
+    const top = Math.max(seen.top, rect.top), left = Math.max(seen.left, rect.left);
+    return { top, left, bottom: Math.max(top, Math.min(seen.bottom, rect.bottom)), right: Math.max(left, Math.min(seen.right, rect.right)) };
   }
 
   class Collector {
@@ -157,6 +162,7 @@
       this.end = performance.now() + MAX_MS;
       this.text = "";
       this.textElement = null;
+      this.seen = { top: 0, left: 0, bottom: innerHeight, right: innerWidth };
       this.cut = false;
     }
     full() {
@@ -166,7 +172,7 @@
     flush() {
       const name = squeeze(this.text, TEXT);
       if (name && /[\p{L}\p{N}\p{S}]/u.test(name)) {
-        this.items.push({ role: "text", name, at: where(this.textElement.getBoundingClientRect()) });
+        this.items.push({ role: "text", name, at: where(this.textElement.getBoundingClientRect(), this.seen) });
       }
       this.text = "";
       this.textElement = null;
@@ -195,9 +201,14 @@
       const told = acting || role === "heading" || role === "image" || row;
       if (!inline || told) this.flush();
       if (shown && (told || role === "iframe" || PLACES.has(role)) && !(quiet && !acting)) this.tell(element, row ? "row" : role, rect);
-      const silent = quiet || (shown && told) || (tag(element) === "label" && element.control != null);
+      // Words that are not all in the element's name are told by themselves.
+      const named = shown && told && (row || squeeze(element.textContent, NAME + 1).length <= NAME);
+      const silent = quiet || named || (tag(element) === "label" && element.control != null);
+      const outer = this.seen;
+      if (style.overflow !== "visible") this.seen = within(outer, rect);
       if (!(acting && EDITED.has(role)) && tag(element) !== "select") this.children(element, this.parts(element), style, silent);
       if (!inline || told) this.flush();
+      this.seen = outer;
     }
     tell(element, role, rect) {
       const item = PLACES.has(role) || role === "iframe"
@@ -205,7 +216,7 @@
         : role === "row"
           ? { role: "text", name: squeeze([...element.cells ?? element.children].map((c) => squeeze(c.innerText, 60)).filter(Boolean).join(" | "), TEXT) }
           : describe(element, role);
-      if (item.name || item.ref || PLACES.has(role) || role === "iframe") this.items.push({ ...item, at: where(rect) });
+      if (item.name || item.ref || PLACES.has(role) || role === "iframe") this.items.push({ ...item, at: where(rect, this.seen) });
     }
     parts(element) {
       if (tag(element) === "slot") {

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["ask", "element", "prepare"]
 
 _ENGINE = "ghost"
+_SCRIPT = Path(__file__).with_name("world.js").read_text("utf-8").rstrip()
 MAX_ANSWER_CHARS = 2 << 20
 
 
 async def prepare(playwright: Playwright) -> None:
     """Make world.js part of every page this driver opens from now on."""
-    script = Path(__file__).with_name("world.js").read_text("utf-8").rstrip()
-    await playwright.selectors.register(_ENGINE, script=script, content_script=True)
+    await playwright.selectors.register(_ENGINE, script=_SCRIPT, content_script=True)
 
 
 def element(frame: Frame, ref: str) -> Locator:
