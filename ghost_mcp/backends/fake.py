@@ -10,7 +10,8 @@
 A fake cave is a temporary folder and a real warden that works in it as an ordinary child process: the same link,
 the same operations, real programs. What a program does there it does to this machine, as the user who runs the
 test. Relative paths and ``~`` lie in the temporary folder; absolute ones are this machine's, so ``/workspace``
-is not there. Caves are known to this process only and end with it. Linux only, as the warden is.
+is not there. Caves are known to this process only and end with it; killed, it leaves their folders behind.
+Linux only, as the warden is.
 """
 
 from __future__ import annotations

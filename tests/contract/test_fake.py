@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import PATIENCE_S
 
-# Makes a cave with a program that has left its session, says both their pids, and stays.
+# Makes a cave with a program that has left its session, says both their pids and its folder, and stays.
 _MAKER = """
 import asyncio
 from ghost_mcp import Ghost
@@ -28,7 +29,7 @@ from ghost_mcp.backends.fake import FakeBackend
 async def main():
     async with Ghost(backend=FakeBackend()) as ghost:
         cave = await ghost.create()
-        line = "setsid sleep 1000 >/dev/null 2>&1 & echo $PPID $!"
+        line = "setsid sleep 1000 >/dev/null 2>&1 & echo $PPID $! $PWD"
         print((await cave.exec(line)).stdout, flush=True)
         await asyncio.Event().wait()
 
@@ -100,8 +101,10 @@ async def test_when_the_process_is_killed_its_caves_and_their_programs_end() -> 
             said = b""
             while b"\n" not in said:
                 said += await maker.stdout.receive()
-        processes = [psutil.Process(int(pid)) for pid in said.split()]
+        *pids, workspace = said.decode().split()
+        processes = [psutil.Process(int(pid)) for pid in pids]
         assert len(processes) == 2
         os.kill(maker.pid, signal.SIGKILL)
     _, alive = await anyio.to_thread.run_sync(psutil.wait_procs, processes, PATIENCE_S)
     assert alive == []
+    shutil.rmtree(Path(workspace).parent)  # which nobody was left to do

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import struct
+import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from pydantic import TypeAdapter
@@ -24,6 +28,7 @@ from ghost_mcp.errors import (
     NotFound,
     PermissionRefused,
     TimedOut,
+    Unsupported,
 )
 from ghost_mcp.reply import MAX_TEXT_CHARS, Reply
 from ghost_mcp.tool import Call, Keep, invoke
@@ -65,7 +70,7 @@ PAGES = {
         <button onclick="out.textContent = 'answer ' + prompt('who?')">Prompt</button>
         <button onclick="onbeforeunload = event => event.preventDefault()">Guard</button><a href=/two>Leave</a>""",
     "/tabs": """<title>Tabs</title><a href=/two target=_blank>Blank</a>
-        <button onclick="window.open('/two', 'w', 'width=300')">Window</button>""",
+        <button onclick="window.open('/two')">Window</button>""",
     "/long": "<title>Long</title>" + "".join(f"<p>line {n}<p>" for n in range(400))
     + "<div id=pane tabindex=0 style='height:100px;overflow:auto'>"
     + "".join(f"<p>row {n}<p>" for n in range(100)) + "</div><button>End</button>",
@@ -76,6 +81,7 @@ PAGES = {
     "/spa": "<title>Spa</title><p id=out>loading</p><script>fetch('/wait').then(r => r.text()).then(t => out.textContent = t)</script>",
     "/spot": """<title>Spot</title><p id=out></p><div style="position:fixed;left:100px;top:50px;width:20px;height:20px"
         onclick="out.textContent = `spot ${event.x} ${event.y}`"></div>""",
+    "/hang": "<title>Hang</title><button onclick='while (true);'>Hang</button>",
     "/two": "<title>Second</title><h1>Second</h1>",
 }  # fmt: skip
 
@@ -85,7 +91,7 @@ PAGES = json.load(open("/workspace/pages.json"))
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, code, body=b"", **headers):
         self.send_response(code)
-        for name, value in {"content-type": "text/html", **headers}.items():
+        for name, value in {"content-type": "text/html; charset=utf-8", **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
@@ -354,7 +360,7 @@ async def test_references_live_as_long_as_their_elements(use: Use) -> None:
         ({"ref": "e1", "text": "x"}, InvalidArgument, "one of ref"),
         ({"x": 1}, InvalidArgument, "one of ref"),
         ({"ref": "button"}, InvalidArgument, "not a reference"),
-        ({"ref": "e99999"}, NotFound, "never told"),
+        ({"ref": "e99999"}, NotFound, "was ever told"),
         ({"text": "Twin"}, InvalidArgument, "2 elements match"),
         ({"text": "no such words"}, NotFound, "nothing on the page"),
         ({"selector": "button"}, InvalidArgument, "elements match"),
@@ -434,6 +440,7 @@ async def test_ways_to_type(cave: Cave, use: Use) -> None:
     assert "= 3hree" in (await use("type", keys=["Home", "Delete", "3"])).data["changes"]
     chord = await use("type", keys=["Control+A"])
     assert "+ a true" in chord.data["changes"]
+    assert "+ k true" in (await use("type", keys=["Ctrl+K"])).data["changes"]
     assert "= x" in (await use("type", text="x")).data["changes"]
     assert "= 2026-02-03" in (await use("type", selector="#b", text="2026-02-03")).data["changes"]
     assert "= 70" in (await use("type", selector="#c", text="70")).data["changes"]
@@ -583,3 +590,150 @@ async def test_a_browser_that_was_killed_is_told_and_replaced(opened: Ghost) -> 
             await use("screenshot")
         assert ended.value.code == "browser_ended"
         assert (await use("navigate", url=f"{SITE}/two")).data["title"] == "Second"
+
+
+async def test_nonsense_on_one_browsers_pipe_reaches_no_other(opened: Ghost) -> None:
+    """Any program of a cave can write what it likes into its browser's answers."""
+    async with browsing(opened) as (cave, use), browsing(opened) as (_, other):
+        await use("navigate", url=f"{SITE}/two")
+        page = await other("navigate", url=f"{SITE}/typing")
+        await other("type", selector="#a", text="still here")
+        attack = "printf '{\"id\":99999}\\0' > /proc/$(pgrep -o -f remote-debugging-pipe)/fd/4"
+        assert (await cave.exec(attack)).exit_code == 0
+        with pytest.raises(BackendUnavailable, match="its driver ended"):
+            await use("navigate", url=f"{SITE}/two", timeout_s=5)
+        assert "= still here" in (await other("navigate")).data["outline"]
+        assert page.data["title"] == "Typing"
+        assert (await use("navigate", url=f"{SITE}/two")).data["title"] == "Second"
+
+
+async def test_a_message_without_end_is_not_kept(opened: Ghost) -> None:
+    async with browsing(opened) as (cave, use):
+        await use("navigate", url=f"{SITE}/two")
+        flood = (
+            "head -c 100M /dev/zero | tr '\\0' x > /proc/$(pgrep -o -f remote-debugging-pipe)/fd/4"
+        )
+        async with cave.process(flood):
+            with pytest.raises(BackendUnavailable, match="too large"):
+                for _ in range(50):
+                    await use("navigate", timeout_s=20)
+        assert (await use("navigate", url=f"{SITE}/two")).data["title"] == "Second"
+
+
+async def test_a_page_that_hangs_loses_its_tab_in_time(opened: Ghost) -> None:
+    async with browsing(opened) as (_, use):
+        await use("navigate", url=f"{SITE}/hang")
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(TimedOut) as late:
+                await use("click", text="Hang", timeout_s=3)
+            assert time.monotonic() - started < 3.5
+            assert "does not react" in late.value.hint
+            reply = await use("navigate", url=f"{SITE}/two")
+            assert reply.data["title"] == "Second"
+            await use("navigate", url=f"{SITE}/hang")
+
+
+async def test_a_download_that_never_ends_holds_nobody_up(opened: Ghost) -> None:
+    async with browsing(opened) as (_, use):
+        await use("navigate", url=f"{SITE}/two")
+        (told,) = (await use("navigate", url=f"{SITE}/endless")).data["events"]
+        assert "is being downloaded" in told
+        assert (await use("navigate", url=f"{SITE}/")).data["title"] == "Shop"
+
+
+async def test_two_caves_do_not_see_each_other(opened: Ghost) -> None:
+    async with browsing(opened) as (cave, use), browsing(opened) as (other_cave, other):
+        await cave.write("/workspace/mine", "")
+        await use("navigate", url=f"{SITE}/file")
+        await other("navigate", url=f"{SITE}/two")
+        assert (await other_cave.exec("ls -A /workspace ~/Downloads")).stdout.count("report") == 0
+        assert "tabs" not in (await other("navigate")).data
+
+
+async def test_nothing_listens_and_nothing_is_left(opened: Ghost) -> None:
+    listening, files, children = _listening(), _temporary(), _children()
+    async with browsing(opened) as (cave, use):
+        await use("navigate", url=f"{SITE}/file")
+        assert _listening() == listening
+        inside = (await cave.exec("cat /proc/net/tcp /proc/net/tcp6")).stdout
+        assert [line.split()[1] for line in inside.splitlines() if " 0A " in line] == [
+            "0100007F:1388"
+        ]
+        assert _temporary() == files
+        assert _children() > children
+    assert _children() == children
+    assert _temporary() == files
+
+
+def _listening() -> set[str]:
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    return {line.split()[1] for table in tables for line in table.splitlines() if " 0A " in line}
+
+
+def _temporary() -> set[str]:
+    names = (path.name for path in Path(tempfile.gettempdir()).iterdir())
+    return {name for name in names if name.startswith(("playwright", "ghost"))}
+
+
+def _children() -> set[int]:
+    """Drivers and bridges: what this process started besides caves."""
+    found = psutil.Process().children(recursive=True)
+    return {child.pid for child in found if re.search("run-driver|bridge", _line(child))}
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+async def test_a_hub_that_is_killed_leaves_no_driver(state_dir: Path) -> None:
+    program = f"""if True:
+        import asyncio, pathlib
+        from ghost_mcp import CaveSpec, Ghost
+        from ghost_mcp.tool import Call, invoke
+        from ghost_servers.browser import TOOLSET
+        async def main():
+            async with Ghost(backend="local", state_dir=pathlib.Path({str(state_dir)!r})) as ghost:
+                call = Call(cave=await ghost.create(CaveSpec(ephemeral=True)))
+                await invoke(TOOLSET.tools[0], call, {{"url": "about:blank"}})
+                print("ready", flush=True)
+                await asyncio.sleep(60)
+        asyncio.run(main())"""
+    hub = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    assert hub.stdout is not None
+    assert await hub.stdout.readline() == b"ready\n"
+    started = psutil.Process(hub.pid).children(recursive=True)
+    assert any("run-driver" in _line(process) for process in started)
+    hub.kill()
+    await hub.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, started, timeout=10)
+    assert alive == []
+
+
+async def test_a_cave_without_chromium_says_so(opened: Ghost, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    hidden = {"/usr/lib/chromium": str(nothing), "/usr/bin/chromium": str(empty)}
+    async with browsing(opened, mounts=hidden) as (_, use):
+        with pytest.raises(Unsupported, match="no Chromium") as missing:
+            await use("navigate", url=SITE)
+        assert "apt-get install chromium" in missing.value.hint
+
+
+async def test_a_dead_cave_says_so(opened: Ghost) -> None:
+    keep = Keep()
+    cave = await opened.create(CaveSpec(ephemeral=True))
+    use = user(cave, keep)
+    await use("navigate", url="about:blank")
+    await cave.destroy()
+    with pytest.raises(GhostError) as gone:
+        await use("navigate", url="about:blank")
+    assert gone.value.code in ("cave_gone", "cave_not_found")
+    await keep.aclose()

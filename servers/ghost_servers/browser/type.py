@@ -29,6 +29,18 @@ KEYED_CHARS = 200
 # Inputs whose value is set, because what their keys do depends on the language of the browser.
 _SET = frozenset({"date", "time", "datetime-local", "month", "week", "color", "range"})
 
+_ALIASES = {
+    "ctrl": "Control",
+    "cmd": "Meta",
+    "option": "Alt",
+    "esc": "Escape",
+    "return": "Enter",
+    "del": "Delete",
+    "up": "ArrowUp",
+    "down": "ArrowDown",
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+}
 _PRESSED = frozenset(
     {"button", "link", "checkbox", "radio", "switch", "tab", "menuitem", "option", "image"}
 )
@@ -62,7 +74,7 @@ async def type_(
     async def write(window: Window) -> str:
         done = await _write(call, window, text, ref, selector, clear=clear)
         for key in [*(keys or []), *(["Enter"] if submit else [])]:
-            await window.current.page.keyboard.press(key)
+            await window.current.page.keyboard.press(_chord(key))
         pressed = f"pressed {clean(' '.join(keys or []), 100)}" if keys else ""
         return ", ".join(filter(None, [done, pressed, "submitted" if submit else ""]))
 
@@ -139,6 +151,14 @@ async def _keyed(page: Page, text: str, *, at_end: bool) -> None:
         await page.keyboard.type(text)
     else:
         await page.keyboard.insert_text(text)
+
+
+def _chord(keys: str) -> str:
+    """A key or chord as Playwright names it. Control+K is what a keyboard gives: k, as long as Shift is up."""
+    parts = [_ALIASES.get(part.lower(), part) for part in keys.split("+")]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-1] = parts[-1].lower()
+    return "+".join(parts)
 
 
 def _typed(text: str | None) -> str:
