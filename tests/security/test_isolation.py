@@ -302,3 +302,26 @@ def test_no_option_reaches_the_sandbox_from_a_tool_call() -> None:
         ),
         *("network", "workspace", "mounts", "labels", "owner", "ephemeral"),
     }
+
+
+async def test_a_root_tree_as_image_is_all_the_system_a_cave_sees(
+    ghost: Ghost, state_dir: Path
+) -> None:
+    """Even an empty one: files work, and the host's programs are not there."""
+    root = state_dir / "empty-root"
+    (root / "etc").mkdir(parents=True, exist_ok=True)
+    (root / "etc" / "motto").write_text("mine")
+    cave = await ghost.create(CaveSpec(ephemeral=True, image=str(root)))
+    try:
+        await cave.write("note", b"kept")
+        assert (await cave.read("note")).data == b"kept"
+        assert (await cave.read("/etc/motto")).data == b"mine"
+        records, _ = await cave.records("list", {"path": "/", "hidden": True})
+        assert "usr" not in {record["path"] for record in records}
+        with pytest.raises(GhostError) as caught:
+            await cave.exec("ls")
+        assert caught.value.code == "program_not_found"
+    finally:
+        await cave.destroy()
+    with pytest.raises(GhostError, match="not a root tree"):
+        await ghost.create(CaveSpec(ephemeral=True, image="ubuntu:22.04"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.cave import Cave
 
-__all__ = ["Downloads"]
+__all__ = ["Downloads", "safe_name"]
 
 FOLDER = "~/Downloads"
 MAX_BYTES = 512 << 20
@@ -82,7 +82,7 @@ class Downloads:
         if not _GUID.fullmatch(guid) or guid in self._known:
             return
         found = _Download(
-            name=_safe(event.get("suggestedFilename")), url=clean(event.get("url"), 200)
+            name=safe_name(event.get("suggestedFilename")), url=clean(event.get("url"), 200)
         )
         running = sum(not other.how for other in self._known.values())
         if running >= MAX_RUNNING:
@@ -170,7 +170,7 @@ def _line(found: _Download) -> str:
     return f"{found.name}: {how} (from {found.url})"
 
 
-def _safe(suggested: object) -> str:
+def safe_name(suggested: object) -> str:
     """A file name that is only a file name."""
     name = clean(suggested or "", 200).rpartition("/")[2].rpartition("\\")[2]
     name = _UNSAFE.sub("_", name).strip(". ")

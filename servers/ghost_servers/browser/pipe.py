@@ -3,8 +3,8 @@
 
 The driver starts what it takes for a browser: bridge.py, which hands its DevTools pipe over to this process.
 From then on the bytes flow driver <-> this process <-> link <-> Chromium's descriptors 3 and 4 in the cave.
-Each browser has its own driver: any program of a cave can write into its browser's pipe, and a driver
-that reads nonsense there dies.
+Each browser has its own driver: any program of a cave can write into its browser's pipe, and a driver dies
+of an answer that it did not expect.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from anyio.abc import SocketAttribute, UNIXSocketStream
 from ghost_mcp.cave import DEVTOOLS
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, TimedOut, Unsupported
 from ghost_servers.browser import chromium
+from ghost_servers.browser.messages import Messages
 from ghost_servers.browser.text import clean
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
 # Where the driver would keep a profile, downloads and traces: the browser's are in the cave, and a driver that
 # is told to write by what a hostile browser says finds no place to.
 NOWHERE = "/dev/null"
-# One DevTools message; a picture of a huge page is the largest. The driver holds a whole one in memory.
-MAX_MESSAGE = 64 << 20
 MAX_LOG_LINES = 8
 _NOISE = (b"dbus", b"udev", b"NETLINK", b"Fontconfig")
 _BROKEN = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
@@ -62,7 +61,7 @@ class Pipe:
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._connected: list[UNIXSocketStream] = []
         self._failure: GhostError | None = None
-        self._unfinished = 0
+        self._messages = Messages()
         self._killed_before: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.ended = asyncio.Event()
@@ -130,13 +129,9 @@ class Pipe:
             await self._disconnect()
 
     async def _answer(self, data: bytes) -> None:
-        """Pass a piece on. Messages end with NUL; one that does not end would fill the driver's memory."""
-        end = data.rfind(b"\0")
-        self._unfinished = len(data) - end - 1 if end >= 0 else self._unfinished + len(data)
-        if self._unfinished > MAX_MESSAGE:
-            raise BackendUnavailable("it sent a message that is too large")
-        if len(self._connected) == 3:  # before that nobody has asked it anything
-            await self._connected[2].send(data)
+        passed = self._messages.feed(data)
+        if passed and len(self._connected) == 3:  # before that nobody has asked it anything
+            await self._connected[2].send(passed)
 
     def _logged(self, data: bytes) -> None:
         for line in data.splitlines():

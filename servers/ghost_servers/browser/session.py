@@ -102,6 +102,7 @@ class BrowserSession:
 
     async def _replace(self, running: _Running) -> None:
         if not await running.window.replace(REPLACE_S):
+            self._started = None  # that it is lost was told by the call that found it so
             running.pipe.abort()
 
     @asynccontextmanager
@@ -115,6 +116,7 @@ class BrowserSession:
             if "closed" in exc.message:
                 await running.pipe.until_ended(timeout_s=NEWS_S)
             if running.pipe.ended.is_set():
+                self._started = None  # told by this
                 raise await running.pipe.why() from exc
             error = failures.translated(exc)
             if running.window.happened.notes:
@@ -124,7 +126,7 @@ class BrowserSession:
     def _running(self) -> _Running | None:
         """What runs now, if it does."""
         started = self._started
-        if started is None or not started.done() or started.cancelled() or started.exception():
+        if started is None or not started.done() or started.exception():
             return None
         running = started.result()
         return None if running.pipe.ended.is_set() else running
@@ -138,12 +140,19 @@ class BrowserSession:
         if running is not None:
             return running
         if self._started is None or self._started.done():
+            await self._tell_end()
             await self.aclose()
             self._stop = asyncio.Event()
             self._started = asyncio.get_running_loop().create_future()
             self._owner = asyncio.create_task(self._own(self._started, self._stop))
         # Another call waits for the same start when this one gives up.
         return await asyncio.shield(self._started)
+
+    async def _tell_end(self) -> None:
+        """Raise once why the last browser ended, when it was not we who ended it: its tabs are gone."""
+        last, self._started = self._started, None
+        if last is not None and not last.exception():
+            raise await last.result().pipe.why()
 
     async def _own(self, started: asyncio.Future[_Running], stop: asyncio.Event) -> None:
         """Hold a browser from its start to its end, in one task."""

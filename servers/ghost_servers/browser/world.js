@@ -202,7 +202,8 @@
       if (!inline || told) this.flush();
       if (shown && (told || role === "iframe" || PLACES.has(role)) && !(quiet && !acting)) this.tell(element, row ? "row" : role, rect);
       // Words that are not all in the element's name are told by themselves.
-      const named = shown && told && (row || squeeze(element.textContent, NAME + 1).length <= NAME);
+      const long = (role === "link" || role === "clickable") && squeeze(element.textContent, NAME + 1).length > NAME;
+      const named = shown && told && !long;
       const silent = quiet || named || (tag(element) === "label" && element.control != null);
       const outer = this.seen;
       if (style.overflow !== "visible") this.seen = within(outer, rect);

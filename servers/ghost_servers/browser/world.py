@@ -17,7 +17,7 @@ __all__ = ["ask", "element", "prepare"]
 
 _ENGINE = "ghost"
 _SCRIPT = Path(__file__).with_name("world.js").read_text("utf-8").rstrip()
-MAX_ANSWER_CHARS = 2 << 20
+MAX_ANSWER_CHARS = 1 << 20
 
 
 async def prepare(playwright: Playwright) -> None:
