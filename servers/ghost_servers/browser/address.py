@@ -20,7 +20,10 @@ __all__ = ["allowed", "failed", "intended"]
 
 MAX_URL = 2_000
 BLANK = "about:blank"
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(?!\d+(?:[/?#]|$))", re.IGNORECASE)
+# Not a host with its port; but no host is called javascript.
+_SCHEME = re.compile(
+    r"(javascript|data|file|[a-z][a-z0-9+.-]*(?=:(?!\d+(?:[/?#]|$)))):", re.IGNORECASE
+)
 _LOCAL = re.compile(
     r"(localhost|[^/]*\.localhost|127\.[\d.]+|\[?::1\]?|0\.0\.0\.0)(:\d+)?(?:[/?#]|$)"
 )

@@ -29,7 +29,7 @@ async def click(
     call: Call,
     *,
     ref: Annotated[str | None, Field(description="From an outline, like e12.")] = None,
-    selector: Annotated[str | None, Field(description="CSS, or Playwright's.")] = None,
+    selector: str | None = None,
     text: Annotated[str | None, Field(description="Visible name of the element.")] = None,
     x: float | None = None,
     y: float | None = None,

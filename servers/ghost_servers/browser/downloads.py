@@ -26,6 +26,7 @@ FOLDER = "~/Downloads"
 MAX_BYTES = 512 << 20
 MAX_RUNNING = 8
 MAX_REMEMBERED = 200
+MAX_NAME = 100
 # An answer waits so long for a download that has begun.
 WAIT_S = 3.0
 _GUID = re.compile(r"[0-9a-fA-F-]{16,64}")
@@ -172,13 +173,11 @@ def _line(found: _Download) -> str:
 
 def safe_name(suggested: object) -> str:
     """A file name that is only a file name."""
-    name = clean(suggested or "", 200).rpartition("/")[2].rpartition("\\")[2]
+    name = clean(suggested or "", 2_000).rpartition("/")[2].rpartition("\\")[2]
     name = _UNSAFE.sub("_", name).strip(". ")
-    if len(name) > 100:
-        stem, dot, ending = name.rpartition(".")
-        name = (
-            f"{stem[: 100 - len(ending)]}{dot}{ending}" if dot and len(ending) <= 10 else name[:100]
-        )
+    if len(name) > MAX_NAME:
+        stem, ending = _parts(name)
+        name = stem[: MAX_NAME - len(ending)] + ending
     return name or "download"
 
 

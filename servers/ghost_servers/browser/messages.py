@@ -19,7 +19,7 @@ __all__ = ["Messages"]
 MAX_MESSAGE = 1 << 20
 MAX_PICTURE = 64 << 20
 MAX_TAIL = 256
-_PICTURE = re.compile(rb'\{"id":\d{1,15},"result":\{"data":"[A-Za-z0-9+/]*=*\Z')
+_PICTURE = re.compile(rb'\{"id":\d{1,15},"result":\{"data":"')
 _REST = re.compile(rb"[A-Za-z0-9+/]*=*")
 _TAIL = re.compile(rb'"\}(?:,"sessionId":"[0-9A-F]{1,64}")?\}')
 
@@ -64,11 +64,12 @@ class Messages:
     def _grown(self) -> bytes:
         """A message has become too large: it is a picture, or left out."""
         held, self._held = bytes(self._held), bytearray()
-        if _PICTURE.match(held) is None:
+        begins = _PICTURE.match(held)
+        if begins is None:
             self._state = _State.LEFT_OUT
             return b""
-        self._state, self._passed = _State.PICTURE, len(held)
-        return held
+        self._state, self._passed = _State.PICTURE, 0
+        return begins[0] + self._picture(held[begins.end() :])
 
     def _picture(self, piece: bytes) -> bytes:
         data = _REST.match(piece)
@@ -78,7 +79,7 @@ class Messages:
             _nonsense()
         if end < len(piece):
             self._state = _State.TAIL
-            self._held += piece[end:]
+            self._take(piece[end:])
         return piece[:end]
 
     def _end(self) -> bytes:

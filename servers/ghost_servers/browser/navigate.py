@@ -32,7 +32,7 @@ async def navigate(
     *,
     url: Annotated[str | None, Field(description="http(s); localhost is the cave itself.")] = None,
     action: Action | None = None,
-    tab: Annotated[int | None, Field(description="Switch to this tab first.")] = None,
+    tab: Annotated[int | None, Field(description="Switch to it first.")] = None,
     wait_until: WaitUntil = "load",
     timeout_s: float = 30,
 ) -> Reply:

@@ -118,10 +118,13 @@ def _take(counts: Counter[str], text: str) -> bool:
 def near(wanted: str, lines: Iterable[Line], count: int = 4) -> list[Line]:
     """The elements that are most like ``wanted``: a name, or the text a reference once stood for."""
     goal = wanted.partition('"')[2].rpartition('"')[0] or wanted
-    scored = [
-        (difflib.SequenceMatcher(None, goal.lower(), line.name.lower()).quick_ratio(), line)
-        for line in lines
-        if line.ref
-    ]
-    scored.sort(key=lambda pair: -pair[0])
-    return [line for score, line in scored[:count] if score > 0.4]
+    matcher = difflib.SequenceMatcher(b=goal.lower(), autojunk=False)
+
+    def likeness(line: Line, exact: bool) -> float:
+        matcher.set_seq1(line.name.lower())
+        return matcher.ratio() if exact else matcher.quick_ratio()
+
+    acting = [line for line in lines if line.ref]
+    likely = sorted(acting, key=lambda line: -likeness(line, exact=False))[:20]
+    scored = sorted(((likeness(line, exact=True), line) for line in likely), key=lambda p: -p[0])
+    return [line for score, line in scored[:count] if score > 0.5]

@@ -34,7 +34,6 @@ QUALITY = 80
 
 class ScreenshotResult(TypedDict, total=False):
     url: str
-    title: str
     width: int
     height: int
     scale: float
@@ -63,7 +62,7 @@ async def screenshot(
     ref: Annotated[str | None, Field(description="Only this element.")] = None,
     selector: str | None = None,
     format: Format = "png",
-    quality: Annotated[int | None, Field(description="Of jpeg and webp.")] = None,
+    quality: int | None = None,
     max_side: Annotated[int, Field(description="Longest side in pixels.")] = DEFAULT_SIDE,
     save_path: Annotated[str | None, Field(description="Also save it in the cave.")] = None,
     timeout_s: float = 30,
@@ -84,7 +83,6 @@ async def screenshot(
         page = window.current.page
         told: dict[str, Any] = {
             "url": clean(page.url, URL_CHARS),
-            "title": await window.current.title(),
             "width": max(1, round(area.width * scale)),
             "height": max(1, round(area.height * scale)),
             "scale": round(scale, 4),

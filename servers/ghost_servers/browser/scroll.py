@@ -33,10 +33,10 @@ async def scroll(
     call: Call,
     *,
     direction: Direction | None = None,
-    amount: Annotated[int | None, Field(description="Pixels; default most of a window.")] = None,
+    amount: Annotated[int | None, Field(description="Pixels.")] = None,
     to: Literal["top", "bottom"] | None = None,
     ref: Annotated[
-        str | None, Field(description="Bring into view, or with direction or to: scroll inside.")
+        str | None, Field(description="Into view; with direction or to, inside.")
     ] = None,
     selector: str | None = None,
     timeout_s: float = 15,

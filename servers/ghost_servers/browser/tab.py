@@ -57,7 +57,11 @@ class Tab:
         return self._session
 
     async def title(self) -> str:
-        return clean(await self.page.title(), 200)
+        """Its title, or nothing while the page is being replaced."""
+        try:
+            return clean(await self.page.title(), 200)
+        except Error:
+            return ""
 
     async def look(self, following: int) -> int:
         """See the page anew: ``lines`` holds what is there. Returns the number of the next new reference."""

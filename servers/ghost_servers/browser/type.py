@@ -56,11 +56,11 @@ async def type_(
     ] = None,
     ref: Annotated[str | None, Field(description="Default: what has the focus.")] = None,
     selector: str | None = None,
-    clear: Annotated[bool, Field(description="Empty it first.")] = False,
+    clear: bool = False,
     keys: Annotated[
         list[str] | None, Field(description="Pressed after the text: Control+A, ArrowDown.")
     ] = None,
-    submit: Annotated[bool, Field(description="Press Enter at the end.")] = False,
+    submit: Annotated[bool, Field(description="Press Enter.")] = False,
     timeout_s: float = 15,
 ) -> Reply:
     """Type text into an element or press keys. Returns what changed on the page."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from playwright.async_api import Error
 
-from ghost_mcp.errors import LimitExceeded, NotFound
+from ghost_mcp.errors import GhostError, LimitExceeded, NotFound
 from ghost_servers.browser import address, world
 from ghost_servers.browser.activity import Activity
 from ghost_servers.browser.downloads import Downloads
@@ -39,6 +39,7 @@ MAX_TABS = 10
 # A page that asks more often than this within one call is closed: it would ask for ever.
 MAX_DIALOGS = 20
 MAX_CONSOLE = 100
+MAX_NOTES = 10
 LOAD_S = 5.0
 ANSWER_S = 1.5
 
@@ -131,7 +132,7 @@ class Window:
         """See to it that the current tab works: one that crashed is replaced."""
         if self.current.crashed:
             where = clean(self.current.url, 100)
-            self.happened.notes.append(f"the tab at {where} crashed and was closed")
+            self._note(f"the tab at {where} crashed and was closed")
             await self._shut(self.current)
         if self.current.page.is_closed():
             await self.new_tab()
@@ -141,7 +142,7 @@ class Window:
         try:
             async with asyncio.timeout(timeout_s):
                 await world.ask(self.current.page.main_frame, "changes")
-        except (TimeoutError, Error):
+        except (TimeoutError, Error, GhostError):
             return False
         return True
 
@@ -153,7 +154,7 @@ class Window:
                 if self.current.page.is_closed():
                     await self.new_tab()
                 await world.ask(self.current.page.main_frame, "changes")
-        except (TimeoutError, Error):
+        except (TimeoutError, Error, GhostError):
             return False
         return True
 
@@ -198,7 +199,7 @@ class Window:
     def _went(self, frame: Frame) -> None:
         """The second barrier behind Chromium's own: no tab stays at an address of another kind."""
         if frame.parent_frame is None and not address.allowed(frame.url):
-            self.happened.notes.append(f"refused: the page went to {clean(frame.url, 100)}")
+            self._note(f"refused: the page went to {clean(frame.url, 100)}")
             self._do(frame.goto(address.BLANK))
 
     # --- what happens ----------------------------------------------------------------------------
@@ -206,9 +207,8 @@ class Window:
     async def _asked(self, dialog: Dialog) -> None:
         kind, given = dialog.type, self.dialog_answer
         accept = kind in ("alert", "beforeunload") or given not in (None, "dismiss")
-        self.happened.dialogs.append(
-            f'{kind} "{clean(dialog.message, 200)}" {"accepted" if accept else "dismissed"}'
-        )
+        done = "accepted" if accept else "dismissed"
+        self.happened.dialogs.append(f'{kind} "{clean(dialog.message, 200)}" {done}')
         with suppress(Error):
             if not accept:
                 await dialog.dismiss()
@@ -216,8 +216,8 @@ class Window:
                 await dialog.accept(given)
             else:
                 await dialog.accept()
-            if len(self.happened.dialogs) == MAX_DIALOGS and dialog.page is not None:
-                self.happened.notes.append(f"closed a tab that opened {MAX_DIALOGS} dialogs")
+            if len(self.happened.dialogs) >= MAX_DIALOGS and dialog.page is not None:
+                self._note(f"closed a tab: there were {MAX_DIALOGS} dialogs")
                 await dialog.page.close()
 
     def _logged(self, message: ConsoleMessage) -> None:
@@ -232,6 +232,10 @@ class Window:
         tab = self._tab(error.page)
         if tab is not None:
             self._error(tab, error.error.message)
+
+    def _note(self, text: str) -> None:
+        if len(self.happened.notes) < MAX_NOTES:
+            self.happened.notes.append(text)
 
     @staticmethod
     def _error(tab: Tab, text: str) -> None:
