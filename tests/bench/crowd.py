@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -19,6 +20,7 @@ __all__ = ["live", "memory"]
 AMONG = 10
 LIVE, STRETCH = 100, 200
 AT_ONCE = 8
+CYCLES = 3
 GOAL_MB = 12
 ALONE = "one cave alone"
 
@@ -46,37 +48,34 @@ async def memory(place: Place) -> list[Row]:
 
 
 async def live(place: Place) -> list[Row]:
-    """How long a program takes in one of many live caves, in turn and several at once, against one alone."""
+    """How long a program takes in one of many live caves, against one that is alone before and after them."""
     rows = await _many(place, LIVE)
     return rows + (await _many(place, STRETCH) if place.stretch else [])
 
 
 async def _many(place: Place, count: int) -> list[Row]:
-    """One cave alone is measured before and after the crowd, so that a drift of the machine meets both."""
-    rounds = place.rounds(5)
-    async with place.ghost() as ghost:
-        one = await ghost.create(ephemeral=True)
+    crowd, alone = _Times(), _Times()
+    took_s = []
+    async with place.ghost() as ghost, await ghost.create(ephemeral=True) as one:
         await _answer(one)
-        half = [one] * (count * rounds // 2)
-        alone, alone_at_once = await _in_turn(half), await _at_once(half)
-        started = time.perf_counter()
-        others = await _crowd(ghost, count - 1)
-        took_s = time.perf_counter() - started
-        caves = [one, *others]
-        for cave in caves:
-            await _answer(cave)
-        in_turn, at_once = await _in_turn(caves * rounds), await _at_once(caves * rounds)
-        for cave in others:
-            await cave.destroy()
-        alone += await _in_turn(half)
-        alone_at_once += await _at_once(half)
-    made = f"all {count} answered; created in {took_s:.1f} s, one after the other"
+        for _ in range(1 if place.quick else CYCLES):
+            await alone.add([one] * count)
+            started = time.perf_counter()
+            others = await _crowd(ghost, count - 1)
+            took_s.append(time.perf_counter() - started)
+            for cave in others:
+                await _answer(cave)
+            await crowd.add([one, *others] * 2)
+            for cave in others:
+                await cave.destroy()
+            await alone.add([one] * count)
+    made = f"all {count} answered; created in {min(took_s):.1f} s, one after the other"
     return [
         Row(
             what=f"exec in {count} live caves in turn, p95",
             unit="ms",
-            samples=Samples(tuple(in_turn)),
-            floor=Samples(tuple(alone)),
+            samples=Samples(tuple(crowd.in_turn)),
+            floor=Samples(tuple(alone.in_turn)),
             floor_what=ALONE,
             statistic="p95",
             goal_ratio=3.0,
@@ -85,13 +84,26 @@ async def _many(place: Place, count: int) -> list[Row]:
         Row(
             what=f"exec in {count} live caves, {AT_ONCE} at once, p95",
             unit="ms",
-            samples=Samples(tuple(at_once)),
-            floor=Samples(tuple(alone_at_once)),
+            samples=Samples(tuple(crowd.at_once)),
+            floor=Samples(tuple(alone.at_once)),
             floor_what=f"{ALONE}, {AT_ONCE} at once",
             statistic="p95",
             goal_ratio=3.0,
         ),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """How long programs took, started one after the other and AT_ONCE at any time."""
+
+    in_turn: list[float] = field(default_factory=list)
+    at_once: list[float] = field(default_factory=list)
+
+    async def add(self, caves: Sequence[Cave]) -> None:
+        """One program in each of ``caves``, in both ways."""
+        self.in_turn.extend(await _in_turn(caves))
+        self.at_once.extend(await _at_once(caves))
 
 
 async def _crowd(ghost: Ghost, count: int) -> list[Cave]:

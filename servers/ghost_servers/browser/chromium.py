@@ -7,11 +7,13 @@ __all__ = ["MISSING", "command"]
 
 MISSING = 127  # what the start line exits with when the cave has no Chromium
 
-# A path in the cave; what an earlier browser left there goes first. `exec` makes the browser the process we hold.
-_PROFILE = "/tmp/.ghost-browser"  # noqa: S108
+# `exec` makes the browser the process we hold, so its profile bears its number; what dead ones left goes first.
 _START = """
-profile=$1; shift
-rm -rf "$profile" && mkdir -m 700 "$profile"
+for old in /tmp/.ghost-browser.*; do
+  kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
+done
+profile=/tmp/.ghost-browser.$$
+rm -rf "$profile"
 for program in /usr/lib/chromium/chromium chromium chromium-browser google-chrome-stable google-chrome; do
   command -v "$program" >/dev/null && exec "$program" "--user-data-dir=$profile" "$@"
 done
@@ -78,4 +80,4 @@ _FLAGS = (
 
 def command() -> list[str]:
     """The program and arguments that start the browser in a cave; exits with MISSING where there is none."""
-    return ["sh", "-c", _START, "ghost-browser", _PROFILE, *_FLAGS]
+    return ["sh", "-c", _START, "ghost-browser", *_FLAGS]

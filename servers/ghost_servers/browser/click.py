@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import anyio
 from pydantic import Field
 
 from ghost_mcp.errors import InvalidArgument
@@ -21,6 +22,7 @@ Modifier = Literal["Alt", "Control", "Meta", "Shift"]
 Button = Literal["left", "right", "middle"]
 # So long is waited for an element to be visible, at rest and uncovered.
 PATIENCE_S = 5.0
+RELEASE_S = 1.0
 MAX_SIDE = 100_000
 
 
@@ -83,6 +85,7 @@ async def _at(
     try:
         await tab.page.mouse.click(*point, button=button, click_count=count)
     finally:
-        for key in modifiers:
-            await keyboard.up(key)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(RELEASE_S):
+            for key in modifiers:
+                await keyboard.up(key)
     return f"clicked at {point[0]:g}, {point[1]:g}"

@@ -122,17 +122,16 @@ class Tab:
         raise self._stale(ref)
 
     def _stale(self, ref: str) -> NotFound:
-        was = self._known.get(ref)
-        if was is None:
-            what, alike = f"no element {ref} was ever told", self.lines
-        else:
-            what, alike = (
-                f"{ref} ({was[len(ref) + 1 :]}) is no longer on the page",
-                near(was, self.lines),
-            )
-        shown = "; ".join(str(line) for line in [line for line in alike if line.ref][:4])
-        hint = f"Near: {shown}." if shown else "Look at the page again: navigate without url."
-        return NotFound(what, hint=hint, code="stale_reference")
+        was = self._known.get(ref, "")
+        gone = f"{ref} ({was[len(ref) + 1 :]}) is no longer on the page"
+        alike = "; ".join(map(str, near(was, self.lines)))
+        there = "; ".join(str(line) for line in [line for line in self.lines if line.ref][:4])
+        hint = f"Near: {alike}." if alike else f"On the page: {there}." if there else ""
+        return NotFound(
+            gone if was else f"no element {ref} was ever told",
+            hint=hint or "Look at the page again: navigate without url.",
+            code="stale_reference",
+        )
 
     async def _by_selector(self, selector: str) -> Locator:
         found = self.page.locator(selector)

@@ -7,6 +7,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from ghost_mcp.errors import InvalidArgument
 from ghost_servers.browser.text import clean
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_files"]
 
-WAIT_S = 5.0
+WAIT_S, RELEASE_S = 5.0, 1.0
 MAX_FILES = 20
 
 
@@ -48,7 +50,8 @@ async def choose_files(cave: Cave, tab: Tab, element: Locator, paths: str) -> st
             "the click opened no file dialog", hint="Is it a file input?"
         ) from None
     finally:
-        await session.send("Page.setInterceptFileChooserDialog", {"enabled": False})
+        with anyio.CancelScope(shield=True), anyio.move_on_after(RELEASE_S):
+            await session.send("Page.setInterceptFileChooserDialog", {"enabled": False})
     await session.send(
         "DOM.setFileInputFiles", {"files": files, "backendNodeId": event.get("backendNodeId")}
     )
