@@ -136,7 +136,7 @@ class Ghost:
             await self._pools[backend.name].filled.wait()
 
     async def get(self, name: str) -> Cave:
-        """The cave of that name or id. Raises CaveNotFound."""
+        """The cave of that full name or id. Raises CaveNotFound."""
         for backend in await self._candidates(name):
             try:
                 return self._handle(backend, await backend.get(name))

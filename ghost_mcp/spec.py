@@ -117,6 +117,7 @@ class CaveSpec:
     ``id`` makes creating idempotent. ``image`` is a root tree (local) or an image reference; ``None`` is the
     backend's default. ``timeout_s`` counts from the start, ``idle_timeout_s`` from the last call; ``None`` is
     no limit. An ``ephemeral`` cave ends with the process that made it. ``secrets`` are names, never values.
+    ``name`` is the owner's own: caves of different owners may have the same.
     ``workspace`` is a host folder mounted at /workspace instead of the cave's own; ``mounts`` are further
     host folders or files, read-only, by their path in the cave.
     """
@@ -143,6 +144,8 @@ class CaveSpec:
         if not self.name:
             object.__setattr__(self, "name", f"cave-{self.id[:6]}")
         check_name(self.name)
+        if self.owner:
+            check_name(self.owner)
         _check_env(self.env)
         for secret in self.secrets:
             if not _ENV_NAME.match(secret):
@@ -161,6 +164,11 @@ class CaveSpec:
                 raise InvalidArgument(f"bad mount: {path[:200]}", hint="Both paths are absolute.")
         _at_least("timeout_s", self.timeout_s, 0.1)
         _at_least("idle_timeout_s", self.idle_timeout_s, 0.1)
+
+    @property
+    def full_name(self) -> str:
+        """What no two caves of an engine share: ``NAME``, or ``OWNER/NAME`` for a cave that has an owner."""
+        return f"{self.owner}/{self.name}" if self.owner else self.name
 
     def with_(self, **changes: Any) -> Self:
         """A copy with some values changed and everything checked again."""
@@ -239,6 +247,11 @@ class CaveInfo:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def full_name(self) -> str:
+        """See :attr:`CaveSpec.full_name`."""
+        return self.spec.full_name
 
     @property
     def backend(self) -> str:

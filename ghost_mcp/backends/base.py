@@ -52,13 +52,13 @@ class Backend(ABC):
         """Return a running cave, ready for connect().
 
         Idempotent for ``spec.id``. ``secrets`` holds the values for ``spec.secrets``; they reach only the
-        warden's memory. Raises Conflict when the name is taken by another cave, InvalidArgument or
+        warden's memory. Raises Conflict when the full name is taken by another cave, InvalidArgument or
         Unsupported for a spec this engine cannot enforce; then nothing is left behind.
         """
 
     @abstractmethod
     async def get(self, name: str) -> CaveInfo:
-        """The cave of that name or id, whatever its state."""
+        """The cave of that id or full name (``OWNER/NAME``; ``NAME`` where it has no owner), whatever its state."""
 
     @abstractmethod
     async def list(self) -> list[CaveInfo]:

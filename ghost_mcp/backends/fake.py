@@ -137,8 +137,8 @@ class FakeBackend(Backend):
     ) -> CaveInfo:
         _check(spec)
         cave = self._caves.get(spec.id)
-        if cave is not None and cave.spec.name != spec.name:
-            raise Conflict(f"the cave id {spec.id} belongs to {cave.spec.name}")
+        if cave is not None and cave.spec.full_name != spec.full_name:
+            raise Conflict(f"the cave id {spec.id} belongs to another cave")
         if cave is None:
             cave = self._reserve(spec.with_(backend=self.name))
             try:
@@ -151,7 +151,7 @@ class FakeBackend(Backend):
         return await self.get(spec.id)
 
     def _reserve(self, spec: CaveSpec) -> _Cave:
-        if any(cave.spec.name == spec.name for cave in self._caves.values()):
+        if any(cave.spec.full_name == spec.full_name for cave in self._caves.values()):
             raise Conflict(
                 f"a cave named {spec.name} is already there", hint="Choose another name."
             )
@@ -164,14 +164,14 @@ class FakeBackend(Backend):
 
     @asynccontextmanager
     async def _held(self, name: str) -> AsyncIterator[_Cave]:
-        """The cave of that name or id, with its lock. Raises CaveNotFound, with the names there are."""
+        """The cave of that full name or id, with its lock. Raises CaveNotFound, with the names there are."""
         for cave in list(self._caves.values()):
-            if name in (cave.spec.id, cave.spec.name):
+            if name in (cave.spec.id, cave.spec.full_name):
                 async with cave.lock:
                     if self._caves.get(cave.spec.id) is cave:
                         yield cave
                         return
-        known = ", ".join(sorted(cave.spec.name for cave in self._caves.values())[:10])
+        known = ", ".join(sorted(cave.spec.full_name for cave in self._caves.values())[:10])
         raise CaveNotFound(f"no such cave: {name[:64]}", hint=f"Caves here: {known or 'none'}.")
 
     async def _start(self, cave: _Cave, secrets: Mapping[str, bytes]) -> None:

@@ -33,7 +33,7 @@ def create(options: argparse.Namespace, out: Output) -> int:
 
     with out.progress(f"creating {spec.name}"):
         made = _on_ghost(options.backend, act)
-    _show(made, f"created {made.name}", out)
+    _show(made, f"created {made.full_name}", out)
     return 0
 
 
@@ -68,7 +68,7 @@ def start(options: argparse.Namespace, out: Output) -> int:
 
     with out.progress(f"starting {options.cave}"):
         started = _on_ghost(options.backend, act)
-    _show(started, f"started {started.name}", out)
+    _show(started, f"started {started.full_name}", out)
     return 0
 
 
@@ -78,7 +78,7 @@ def stop(options: argparse.Namespace, out: Output) -> int:
 
     with out.progress(f"stopping {options.cave}"):
         stopped = _on_ghost(options.backend, act)
-    _show(stopped, f"{stopped.state.value} {stopped.name}", out)
+    _show(stopped, f"{stopped.state.value} {stopped.full_name}", out)
     return 0
 
 
@@ -92,7 +92,7 @@ def destroy(options: argparse.Namespace, out: Output) -> int:
             found = [info for info in await ghost.list() if not info.spec.ephemeral]
         else:  # all or none: a name that is not there stops before the first is gone
             found = [(await ghost.get(name)).info for name in options.caves]
-        for info in dict.fromkeys((info.id, info.name) for info in found):
+        for info in dict.fromkeys((info.id, info.full_name) for info in found):
             await ghost.destroy(info[0])
             names.append(info[1])
 
@@ -232,7 +232,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _row(info: CaveInfo, now: float) -> tuple[str, ...]:
     ends = "" if info.deadline_at is None else age(info.deadline_at - now)
     return (
-        info.name,
+        info.full_name,
         info.state.value,
         info.backend,
         age(now - info.created_at),

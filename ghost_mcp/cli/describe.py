@@ -18,7 +18,7 @@ __all__ = ["describe"]
 def describe(info: CaveInfo, usage: Usage, out: Output) -> None:
     """Name, life, limits beside what is used, settings, and what is really enforced."""
     spec, now = info.spec, time.time()
-    out.line(f"{info.name}  {info.state.value}  {info.backend}  {info.id}")
+    out.line(f"{info.full_name}  {info.state.value}  {info.backend}  {info.id}")
     out.line(f"  made {age(now - info.created_at)} ago{_ends(info, now)}")
     facts = [
         ("memory", _of(usage.memory_bytes, spec.limits.memory_bytes)),

@@ -53,7 +53,7 @@ class Endings(Basis):
             await backend.create(spec)
             await backend.destroy(spec.id)
             await backend.destroy(spec.id)
-            assert await self.state_of(backend, spec.name) == "gone"
+            assert await self.state_of(backend, spec.full_name) == "gone"
             assert await self.leftovers(spec.id) == []
             again = await backend.create(self.spec(name=spec.name))
             assert again.state == "running"

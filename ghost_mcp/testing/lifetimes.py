@@ -104,8 +104,8 @@ class Creation(Basis):
             assert await self.boot(first.id) == boot
 
     async def test_of_creates_at_once_with_the_same_name_one_succeeds(self) -> None:
-        name = self.spec().name
-        specs = [self.spec(name=name) for _ in range(4)]
+        first = self.spec()
+        specs = [self.spec(name=first.name) for _ in range(4)]
         made: list[str] = []
         async with self.backend() as backend:
 
@@ -117,7 +117,7 @@ class Creation(Basis):
                 for spec in specs:
                     tasks.start_soon(create, spec)
             assert len(made) == 1
-            assert (await backend.get(name)).id == made[0]
+            assert (await backend.get(first.full_name)).id == made[0]
             assert [info.id for info in await self.ours(backend)] == made
             for spec in specs:
                 assert spec.id in made or await self.leftovers(spec.id) == []
@@ -146,8 +146,24 @@ class Creation(Basis):
     async def test_a_cave_is_found_by_name_and_by_id(self) -> None:
         async with self.backend() as backend:
             info = await backend.create(self.spec())
-            assert (await backend.get(info.name)).id == info.id
+            assert (await backend.get(info.full_name)).id == info.id
             assert (await backend.get(info.id)).name == info.name
+
+    async def test_owners_have_names_of_their_own(self) -> None:
+        mine = self.spec()
+        theirs = mine.with_(id=secrets.token_hex(8), owner=f"{mine.owner}-2")
+        async with self.backend() as backend:
+            try:
+                for spec in (mine, theirs):
+                    await backend.create(spec)
+                for spec in (mine, theirs):
+                    assert (await backend.get(spec.full_name)).spec.owner == spec.owner
+                with pytest.raises(CaveNotFound):
+                    await backend.get(mine.name)
+                await backend.destroy(mine.id)
+                assert await self.state_of(backend, theirs.full_name) == "running"
+            finally:
+                await backend.destroy(theirs.id)
 
     async def test_an_unknown_cave_is_not_found_and_the_hint_names_those_there_are(self) -> None:
         async with self.backend() as backend:
@@ -179,7 +195,7 @@ class Creation(Basis):
         async with self.backend() as backend, self.backend() as other:
             info = await backend.create(self.spec())
             assert [seen.id for seen in await self.ours(other)] == [info.id]
-            async with self.view(info.name) as cave:
+            async with self.view(info.full_name) as cave:
                 assert (await cave.exec(["echo", "found"])).stdout == "found\n"
             await other.stop(info.id)
             assert await self.state_of(backend, info.id) == "stopped"
@@ -219,7 +235,7 @@ class States(Basis):
                 assert await self.runs(cave, nap)
             boot = await self.boot(info.id)
             assert (await backend.stop(info.id)).state == "stopped"
-            assert await self.state_of(backend, info.name) == "stopped"
+            assert await self.state_of(backend, info.full_name) == "stopped"
             assert (await backend.start(info.id)).state == "running"
             assert await self.boot(info.id) != boot
             async with self.view(info.id) as cave:

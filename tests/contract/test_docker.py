@@ -75,7 +75,7 @@ class TestDocker(BackendContract):
         )
 
     def container(self, info: CaveInfo) -> str:
-        return f"ghost-{self.instance}-{info.name}"
+        return f"ghost-{self.instance}-{info.full_name.replace('/', '.')}"
 
     async def crash(self, info: CaveInfo) -> None:
         self.engine.kill(self.container(info))

@@ -3,7 +3,7 @@
 
 ::
 
-    container  ghost-INSTANCE-NAME    the cave; its main process is the warden
+    container  ghost-INSTANCE-NAME    the cave (-OWNER.NAME where it has an owner); its main process is the warden
     container  ghost-making-ID        while it is made: a lock, and the way into its volumes; never started
     volumes    ghost-ID-workspace, ghost-ID-home
     volume     ghost-runtime-KEY      the warden's runtime, shared by all caves, mounted read-only at /.ghost
@@ -124,8 +124,8 @@ class DockerBackend(Backend):
                     with anyio.CancelScope(shield=True):
                         await self._remove(spec.id)
                     raise
-            elif there[1][NAME] != spec.name:
-                raise Conflict(f"the cave id {spec.id} belongs to {there[1][NAME]}")
+            elif there[1][NAME] != spec.full_name:
+                raise Conflict(f"the cave id {spec.id} belongs to another cave")
         return await self.get(spec.id)
 
     async def _known(self, image: str) -> str:
@@ -242,7 +242,7 @@ class DockerBackend(Backend):
         return None
 
     async def _find(self, name: str) -> tuple[str, CaveInfo]:
-        """Container and cave of that name or id. Raises CaveNotFound, with the names there are."""
+        """Container and cave of that full name or id. Raises CaveNotFound, with the names there are."""
         found = await self._seen(name)
         info = None if found is None else await self._info(found[0])
         if found is not None and info is not None:

@@ -84,11 +84,11 @@ def config(spec: CaveSpec, instance: str) -> dict[str, Any]:
         "entrypoint": runtime.argv(),
         "command": [*arguments, "--lifeline-fd", "0"] if spec.ephemeral else arguments,
         "stdin_open": spec.ephemeral,
-        "name": f"ghost-{instance}-{spec.name}",
+        "name": f"ghost-{instance}-{spec.full_name.replace('/', '.')}",
         "labels": {
             INSTANCE: instance,
             ID: spec.id,
-            NAME: spec.name,
+            NAME: spec.full_name,
             SPEC: json.dumps(spec.as_dict()),
         },
         "user": f"{CAVE_UID}:{CAVE_UID}",

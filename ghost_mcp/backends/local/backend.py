@@ -96,8 +96,8 @@ class LocalBackend(Backend):
                 return await self._make_all(cave, spec, secrets or {})
         async with self._locked(cave):  # made before, under the same id, or just being made
             info = await self.get(spec.id)
-        if info.name != spec.name:
-            raise Conflict(f"the cave id {spec.id} belongs to {info.name}")
+        if info.full_name != spec.full_name:
+            raise Conflict(f"the cave id {spec.id} belongs to another cave")
         return info
 
     async def _make_all(
@@ -110,7 +110,7 @@ class LocalBackend(Backend):
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.destroy(spec.id)
-                self.state.release(spec.name, spec.id)
+                self.state.release(spec.full_name, spec.id)
             raise
 
     async def _make(self, cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]) -> CaveInfo:
@@ -118,7 +118,7 @@ class LocalBackend(Backend):
             uid, gid = self._user(spec)
             await self._lay_out(cave, spec, uid, gid)
             if cave.path.parent == self.state.caves:
-                self.state.reserve(spec.name, spec.id)
+                self.state.reserve(spec.full_name, spec.id)
             self._launch(cave, spec, uid, gid)
             # Written while the cave starts; one without a record is no cave and is swept.
             own = {"uid": uid, "gid": gid, "group": spec.id, "cgroups": self._cgroups.as_dict()}
@@ -290,13 +290,13 @@ class LocalBackend(Backend):
         self._check(spec)
         prepared = self.state.prepared(prepared_id)
         record = prepared.record() | self._record(spec, prepared.record()["uid"])
-        self.state.reserve(spec.name, spec.id)
+        self.state.reserve(spec.full_name, spec.id)
         cave = self.state.cave(spec.id)
         try:
             os.rename(prepared.path, cave.path)  # one process only gets it
             cave.write_record(record)
         except OSError as exc:
-            self.state.release(spec.name, spec.id)
+            self.state.release(spec.full_name, spec.id)
             raise CaveNotFound(f"the prepared cave {prepared_id} is gone") from exc
         lifeline = self._lifelines.pop(prepared_id, None)
         if lifeline is not None:
@@ -418,7 +418,7 @@ class LocalBackend(Backend):
         self._group(cave).remove()
         with suppress(CaveNotFound):
             record = cave.record()
-            self.state.release(record["spec"]["name"], cave.id)
+            self.state.release(CaveSpec.from_dict(record["spec"]).full_name, cave.id)
         await anyio.to_thread.run_sync(_remove_tree, self.state.discard(cave))
 
     def _reap(self) -> None:

@@ -15,7 +15,7 @@ from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["connect", "find", "names", "on_socket", "state_folder"]
+__all__ = ["connect", "entry", "find", "names", "on_socket", "state_folder"]
 
 SOCKET = "warden.sock"
 
@@ -31,20 +31,26 @@ def state_folder() -> str:
 
 
 def names(state: str) -> list[str]:
-    """The names that are taken."""
+    """The full names that are taken."""
     try:
-        return sorted(os.listdir(f"{state}/names"))
+        return sorted(entry.replace("@", "/") for entry in os.listdir(f"{state}/names"))
     except OSError:
         return []
 
 
+def entry(name: str) -> str:
+    """The entry below ``names`` of a cave's full name."""
+    return name.replace("/", "@")
+
+
 def find(state: str, name: str) -> str:
-    """The folder of the cave of that name or id. Raises CaveNotFound, with the names there are."""
-    if "/" not in name and name not in ("", ".", ".."):
+    """The folder of the cave of that full name or id. Raises CaveNotFound, with the names there are."""
+    if "@" not in name and name not in ("", ".", ".."):
         try:
-            return f"{state}/caves/{os.path.basename(os.readlink(f'{state}/names/{name}'))}"
+            return f"{state}/caves/{os.path.basename(os.readlink(f'{state}/names/{entry(name)}'))}"
         except (OSError, ValueError):
             pass
+    if "/" not in name and name not in ("", ".", ".."):
         for folder in ("caves", "pool"):
             if "\0" not in name and os.path.isdir(f"{state}/{folder}/{name}"):
                 return f"{state}/{folder}/{name}"

@@ -4,7 +4,7 @@
 ::
 
     <state>/instance                  this Ghost's id
-    <state>/names/NAME -> ../caves/ID  reserves a name (a symbolic link is made by one process only)
+    <state>/names/NAME, OWNER@NAME -> ID  reserves a name (a symbolic link is made by one process only)
     <state>/pool/ID/                  a prepared cave; claiming it renames it into caves/
     <state>/gone/ID-...               a destroyed cave's files, on their way out
     <state>/caves/ID/                 cave.json  warden.sock  info.json  log  lock  workspace/  home/  run/
@@ -197,7 +197,7 @@ class StateDir:
         return CaveDir(self.pool / os.path.basename(cave_id))
 
     def find(self, name: str) -> CaveDir:
-        """The cave of that name or id. Raises CaveNotFound, with the names there are."""
+        """The cave of that full name or id. Raises CaveNotFound, with the names there are."""
         return CaveDir(Path(door.find(os.fspath(self.path), name)))
 
     def info(self, cave: CaveDir, cgroups: CgroupDriver) -> CaveInfo:
@@ -253,10 +253,10 @@ class StateDir:
         return [self.gone / name for name in self._entries(self.gone)]
 
     def reserve(self, name: str, cave_id: str) -> None:
-        """Take a name for a cave whose directory exists. Raises Conflict when a live directory has it."""
+        """Take a full name for a cave whose directory exists. Raises Conflict when a live directory has it."""
         for _ in range(3):
             try:
-                os.symlink(cave_id, self.names / name)
+                os.symlink(cave_id, self.names / door.entry(name))
                 return
             except FileExistsError:
                 holder = self.holder(name)
@@ -268,19 +268,19 @@ class StateDir:
                         hint=f"Choose another name, or: ghost destroy {name}",
                     ) from None
                 with suppress(FileNotFoundError):
-                    os.unlink(self.names / name)  # its cave is gone
+                    os.unlink(self.names / door.entry(name))  # its cave is gone
         raise Conflict(f"the name {name} is being taken by others")
 
     def holder(self, name: str) -> str | None:
         try:
-            return os.path.basename(os.readlink(self.names / name))
+            return os.path.basename(os.readlink(self.names / door.entry(name)))
         except OSError:
             return None
 
     def release(self, name: str, cave_id: str) -> None:
         if self.holder(name) == cave_id:
             with suppress(FileNotFoundError):
-                os.unlink(self.names / name)
+                os.unlink(self.names / door.entry(name))
 
     def free_uid(self) -> int:
         """A host uid that no cave here has. Raises BackendUnavailable when none is found."""
