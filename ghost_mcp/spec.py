@@ -68,6 +68,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_full_name(name: str) -> str:
+    """The full name or id, when it can be one. Raises InvalidArgument."""
+    owner, slash, own = name.partition("/")
+    if slash and NAME.match(owner) and NAME.match(own):
+        return name
+    return check_name(name)
+
+
 def _check_env(env: Mapping[str, str]) -> None:
     for key, value in env.items():
         if not _ENV_NAME.match(key):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
     from ghost_mcp.reply import Reply
 
-__all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "tool"]
+__all__ = ["Call", "Effect", "Keep", "Progress", "Tool", "Toolset", "invoke", "silent", "tool"]
 
 Effect = Literal["read", "write", "destroy"]
 CAVE_ARGUMENT = {"type": "string", "description": "Default: your own."}
@@ -34,8 +34,8 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-async def _silent(done: float, total: float | None = None, message: str | None = None) -> None:
-    return None
+async def silent(done: float, total: float | None = None, message: str | None = None) -> None:
+    """Nobody wants to know the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Call:
     """
 
     cave: Cave
-    progress: Progress = _silent
+    progress: Progress = silent
     keep: Keep = field(default_factory=Keep)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from ghost_mcp.errors import InvalidArgument, NotFound
+from ghost_mcp.errors import GhostError, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +34,7 @@ def call(options: argparse.Namespace, out: Output) -> int:
     arguments = _arguments(options.arguments, tool.input_schema["properties"])
     cave = arguments.pop("cave", options.cave)
     with out.progress(options.tool):
-        reply = anyio.run(_invoke, tool, arguments, cave, options.backend)
+        reply = anyio.run(_run, {options.tool: tool}, arguments, cave, options.backend)
     saved = _save(reply.pictures, options.save, options.tool) if options.save else []
     if out.json:
         out.document(_as_dict(reply, saved))
@@ -47,21 +47,24 @@ def call(options: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-async def _invoke(
-    tool: Tool, arguments: Mapping[str, Any], name: str | None, backend: str | None
+async def _run(
+    tools: Mapping[str, Tool], arguments: Mapping[str, Any], cave: str | None, backend: str | None
 ) -> Reply:
-    """One call in the named cave, or in one made for it."""
+    """One call of the one tool, in the named cave, or in one made for it."""
+    from ghost_mcp.calls import Calls
     from ghost_mcp.ghost import Ghost
-    from ghost_mcp.keep import Keep
-    from ghost_mcp.tool import Call, invoke
+    from ghost_mcp.places import Places, SessionCaves
 
-    keep = Keep()
-    async with Ghost(backend=backend) as ghost:
-        cave = await ghost.get(name) if name else await ghost.create(ephemeral=True)
-        try:
-            return await invoke(tool, Call(cave=cave, keep=keep), arguments)
-        finally:
-            await keep.aclose()
+    [name] = tools
+    async with (
+        Ghost(backend=backend) as ghost,
+        Places(ghost) as places,
+        SessionCaves(places, pinned=cave) as caves,
+    ):
+        answer = await Calls(tools).run(caves, name, arguments)
+    if isinstance(answer.outcome, GhostError):
+        raise answer.outcome
+    return answer.outcome
 
 
 def _find(name: str) -> Tool:

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ghost_hub.catalog import published, toolsets
+from ghost_mcp.calls import Calls
 from ghost_servers.serving import CaveResources, build
 
 if TYPE_CHECKING:
     from mcp.server import Server
 
-    from ghost_servers.serving import Caves, Context
+    from ghost_mcp.calls import Layer
+    from ghost_mcp.places import Caves
+    from ghost_servers.serving import Context
 
-__all__ = ["hub_server"]
+__all__ = ["hub_calls", "hub_server"]
 
 INSTRUCTIONS = """\
 Ghost gives you a computer of your own: a cave, isolated from its host, with files, a shell and a browser.
@@ -25,15 +28,19 @@ Long output comes shortened, with a link ghost://caves/NAME/outputs/COMMAND/stdo
 file_search. It is a resource too, as are ghost://caves/NAME/files/PATH and ghost://caves/NAME (state, limits, use)."""
 
 
-def hub_server(caves: Callable[[Context], Caves]) -> Server[Any]:
+def hub_calls(layers: Sequence[Layer] = ()) -> Calls:
+    """All sixteen tools by their published names, and what happens around each call of one."""
+    return Calls(published(toolsets()), layers)
+
+
+def hub_server(calls: Calls, caves: Callable[[Context], Caves]) -> Server[Any]:
     """All tools, as ``browser_navigate`` and so on; ``caves`` answers with the caves of a request's caller."""
-    sets = toolsets()
     return build(
         "ghost",
         instructions="\n".join(
-            [INSTRUCTIONS, *(f"{one.name}: {one.instructions}" for one in sets)]
+            [INSTRUCTIONS, *(f"{one.name}: {one.instructions}" for one in toolsets())]
         ),
-        tools=published(sets),
+        calls=calls,
         resources=CaveResources(),
         caves=caves,
     )

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ghost_hub.catalog import toolset
-from ghost_hub.server import hub_server
+from ghost_hub.server import hub_calls, hub_server
 from ghost_servers.serving import alone
 from ghost_servers.serving import run as run_server
 
 if TYPE_CHECKING:
     from mcp.server import Server
 
-    from ghost_servers.serving import Caves, Context
+    from ghost_mcp.places import Caves
+    from ghost_servers.serving import Context
 
 __all__ = ["run"]
 
@@ -27,6 +28,6 @@ def run(*, server: str | None = None, cave: str | None = None, backend: str | No
     """
 
     def make(caves: Callable[[Context], Caves]) -> Server[Any]:
-        return hub_server(caves) if server is None else alone(toolset(server), caves)
+        return hub_server(hub_calls(), caves) if server is None else alone(toolset(server), caves)
 
     return run_server(make, cave=cave, backend=backend)

@@ -13,9 +13,11 @@ from typing_extensions import TypedDict
 
 from ghost_hub.catalog import published
 from ghost_mcp import Cave, Ghost
+from ghost_mcp.calls import Calls
+from ghost_mcp.places import Places, SessionCaves
 from ghost_mcp.reply import Reply
 from ghost_mcp.tool import Call, Toolset, tool
-from ghost_servers.serving import CaveResources, Places, SessionCaves, build
+from ghost_servers.serving import CaveResources, build
 from tests.bench import stdio
 from tests.bench.measure import Row, Side, taken, turns
 from tests.bench.place import FILESYSTEM, NODE, Place, program
@@ -57,7 +59,7 @@ async def client(
         server = build(
             "bench",
             instructions="",
-            tools=published([toolset]),
+            calls=Calls(published([toolset])),
             resources=CaveResources(),
             caves=lambda _: caves,
         )

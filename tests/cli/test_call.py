@@ -77,8 +77,8 @@ def test_pictures(cli: Cli, named: str, tmp_path: Path) -> None:
         (["file_read", "path=x", "nosuch=1"], 2, "unknown argument 'nosuch'"),
         (["file_read", "path=x", "limit=many"], 2, "limit"),
         (["file_read", "path=/nowhere"], 4, "/nowhere"),
-        (["file_read", "path=x", "--cave", "nosuchcave"], 4, "no such cave"),
-        (["file_read", "path=x", "cave=nosuchcave"], 4, "no such cave"),
+        (["file_read", "path=x", "--cave", "nosuchcave"], 4, "no cave named"),
+        (["file_read", "path=x", "cave=nosuchcave"], 4, "no cave named"),
     ],
 )
 def test_refusals(cli: Cli, words: list[str], code: int, said: str) -> None:

@@ -31,10 +31,12 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from ghost_mcp import Ghost
+from ghost_mcp.calls import Calls
 from ghost_mcp.errors import InvalidArgument, NotFound
+from ghost_mcp.places import Caves, Places, SessionCaves
 from ghost_mcp.reply import Picture, Reply
 from ghost_mcp.tool import Call, tool
-from ghost_servers.serving import Caves, Places, SessionCaves, build
+from ghost_servers.serving import build
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -181,7 +183,7 @@ async def endpoint() -> AsyncIterator[ASGIApp]:
         server = build(
             "fixture",
             instructions="For the conformance suite.",
-            tools={one.name: one for one in TOOLS},
+            calls=Calls({one.name: one for one in TOOLS}),
             resources=FixtureResources(),
             caves=lambda _: caves,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mcp import Client
 
-from ghost_servers.serving import Places, SessionCaves
+from ghost_mcp.places import Places, SessionCaves
 from tests.hub import toolbox
 
 if TYPE_CHECKING:

@@ -21,9 +21,11 @@ from typing_extensions import TypedDict
 
 from ghost_hub.catalog import published
 from ghost_mcp import Ghost
+from ghost_mcp.calls import Calls
+from ghost_mcp.places import Places, SessionCaves
 from ghost_mcp.reply import Reply
 from ghost_mcp.tool import Call, Toolset, tool
-from ghost_servers.serving import CaveResources, Places, SessionCaves, build
+from ghost_servers.serving import CaveResources, build
 
 PLAIN = """
 from mcp.server import MCPServer
@@ -114,7 +116,7 @@ async def calls(rounds: int) -> None:
         ours = build(
             "ours",
             instructions="",
-            tools=tools,
+            calls=Calls(tools),
             resources=CaveResources(),
             caves=lambda _: caves,
         )

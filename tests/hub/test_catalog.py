@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 
 from ghost_hub.catalog import SERVERS, published, toolset, toolsets
-from ghost_hub.server import hub_server
+from ghost_hub.server import hub_calls, hub_server
 from ghost_mcp.errors import GhostError, InvalidArgument
 from ghost_mcp.tool import Toolset
 from ghost_servers.serving.answers import failed
@@ -46,7 +46,9 @@ def size_bytes(name: str, tool: Tool) -> int:
 
 async def test_a_client_sees_the_sixteen_in_order() -> None:
     # Listing needs no caller, so no cave.
-    async with Client(hub_server(lambda _: pytest.fail("nobody was to be asked"))) as client:
+    async with Client(
+        hub_server(hub_calls(), lambda _: pytest.fail("nobody was to be asked"))
+    ) as client:
         listed = (await client.list_tools()).tools
         assert client.instructions is not None
         assert len(client.instructions) < 4_000

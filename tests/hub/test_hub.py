@@ -9,8 +9,8 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult, ImageContent, ResourceLink, TextResourceContents
 
-from ghost_hub.server import hub_server
-from ghost_servers.serving import Places, SessionCaves
+from ghost_hub.server import hub_calls, hub_server
+from ghost_mcp.places import Places, SessionCaves
 from tests.hub.conftest import ERAS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def connected(ghost: Ghost, era: str) -> AsyncIterator[Client]:
     async with (
         Places(ghost) as places,
         SessionCaves(places) as caves,
-        Client(hub_server(lambda _: caves), mode=ERAS[era]) as client,
+        Client(hub_server(hub_calls(), lambda _: caves), mode=ERAS[era]) as client,
     ):
         yield client
 

@@ -15,10 +15,12 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ghost_hub.catalog import published
+from ghost_mcp.calls import Calls
 from ghost_mcp.errors import NotFound
+from ghost_mcp.places import Caves
 from ghost_mcp.reply import Handle, Picture, Reply
 from ghost_mcp.tool import Call, Toolset, tool
-from ghost_servers.serving import CaveResources, Caves, Context, build, run
+from ghost_servers.serving import CaveResources, Context, build, run
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"
@@ -168,7 +170,7 @@ def make(caves: Callable[[Context], Caves]) -> Any:
     return build(
         "toolbox",
         instructions=TOOLSET.instructions,
-        tools=published([TOOLSET]),
+        calls=Calls(published([TOOLSET])),
         resources=CaveResources(),
         caves=caves,
     )

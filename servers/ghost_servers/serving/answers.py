@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import base64
-import logging
 import re
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,6 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from ghost_mcp.errors import (
     GhostError,
-    Internal,
     InvalidArgument,
     LimitExceeded,
     NotFound,
@@ -42,12 +39,10 @@ __all__ = [
     "MAX_TEXT_BYTES",
     "answered",
     "failed",
-    "foreseen",
     "listed",
     "protocol_error",
 ]
 
-_log = logging.getLogger(__name__)
 _LONE = re.compile("[\ud800-\udfff]")
 
 # Tools keep to reply.MAX_TEXT_CHARS; these are the hard bounds behind them, text and data each.
@@ -102,21 +97,6 @@ def failed(error: GhostError, note: str = "") -> CallToolResult:
         content=[TextContent(text=part) for part in (note, text) if part],
         structured_content={"error": told},
         is_error=True,
-    )
-
-
-def foreseen(exc: Exception, what: str) -> GhostError:
-    """The GhostError behind an exception. Anything else is a bug: logged under an id, told only by the id."""
-    leaf = exc
-    while isinstance(leaf, ExceptionGroup):
-        leaf = (leaf.subgroup(GhostError) or leaf).exceptions[0]
-    if isinstance(leaf, GhostError):
-        return leaf
-    number = secrets.token_hex(4)
-    _log.error("error %s in %s", number, what, exc_info=exc)
-    return Internal(
-        f"Ghost failed inside (error {number})",
-        hint="Its log says why, under that id. Another way of asking may work.",
     )
 
 

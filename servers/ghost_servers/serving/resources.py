@@ -26,8 +26,8 @@ from ghost_mcp.outputs import Output, clean, looks_binary, read_output, search_o
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
+    from ghost_mcp.places import Caves
     from ghost_mcp.spec import CaveInfo
-    from ghost_servers.serving.caves import Caves
 
 __all__ = ["CaveResources"]
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ghost_mcp.calls import Calls
 from ghost_mcp.errors import GhostError
 from ghost_mcp.ghost import Ghost
-from ghost_mcp.spec import check_name
-from ghost_servers.serving.caves import Places, SessionCaves
+from ghost_mcp.places import Places, SessionCaves
+from ghost_mcp.spec import check_full_name
 from ghost_servers.serving.resources import CaveResources
 from ghost_servers.serving.server import build
 from ghost_servers.serving.stdio import check_streams, serve
@@ -21,8 +22,8 @@ from ghost_servers.serving.stdio import check_streams, serve
 if TYPE_CHECKING:
     from mcp.server import Server
 
+    from ghost_mcp.places import Caves
     from ghost_mcp.tool import Toolset
-    from ghost_servers.serving.caves import Caves
     from ghost_servers.serving.server import Context
 
 __all__ = ["alone", "run", "run_alone"]
@@ -43,7 +44,7 @@ def run(
     try:
         check_streams()
         if cave is not None:
-            check_name(cave)
+            check_full_name(cave)
         return anyio.run(_serve, make, cave, backend)
     except GhostError as error:
         sys.stderr.write(f"ghost: {error.render()}\n")
@@ -68,7 +69,7 @@ def alone(toolset: Toolset, caves: Callable[[Context], Caves]) -> Server[Any]:
     return build(
         f"ghost-{toolset.name}",
         instructions=toolset.instructions,
-        tools={tool.name: tool for tool in toolset.tools},
+        calls=Calls({tool.name: tool for tool in toolset.tools}),
         resources=CaveResources(),
         caves=caves,
     )

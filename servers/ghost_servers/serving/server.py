@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp import MCPError
@@ -22,12 +22,14 @@ from mcp.types import (
 )
 
 from ghost_mcp import __version__
-from ghost_mcp.errors import InvalidArgument
-from ghost_mcp.tool import Call, Progress, Tool, invoke
-from ghost_servers.serving.answers import answered, failed, foreseen, listed, protocol_error
+from ghost_mcp.calls import foreseen
+from ghost_mcp.errors import GhostError
+from ghost_servers.serving.answers import answered, failed, listed, protocol_error
 
 if TYPE_CHECKING:
-    from ghost_servers.serving.caves import Caves
+    from ghost_mcp.calls import Calls
+    from ghost_mcp.places import Caves
+    from ghost_mcp.tool import Progress
 
 __all__ = ["Context", "Resources", "build"]
 
@@ -53,15 +55,15 @@ def build(
     name: str,
     *,
     instructions: str,
-    tools: Mapping[str, Tool],
+    calls: Calls,
     resources: Resources,
     caves: Callable[[Context], Caves],
 ) -> Server[Any]:
-    """A server that lists ``tools`` in their order, by their published names.
+    """A server that lists the tools of ``calls`` in their order, by their published names.
 
     ``caves`` answers, for a request, with the caves of the caller that sent it.
     """
-    serving = _Serving(tools, resources, caves)
+    serving = _Serving(calls, resources, caves)
     return Server(
         name,
         version=__version__,
@@ -71,7 +73,9 @@ def build(
             "resources/templates/list": _FIXED,
             "server/discover": _FIXED,
         },
-        get_tool_input_schema=lambda tool: tools[tool].input_schema if tool in tools else None,
+        get_tool_input_schema=lambda tool: (
+            calls.tools[tool].input_schema if tool in calls.tools else None
+        ),
         on_list_tools=serving.list_tools,
         on_call_tool=serving.call_tool,
         on_list_resources=serving.list_resources,
@@ -83,11 +87,11 @@ def build(
 class _Serving:
     def __init__(
         self,
-        tools: Mapping[str, Tool],
+        calls: Calls,
         resources: Resources,
         caves: Callable[[Context], Caves],
     ) -> None:
-        self._tools = tools
+        self._calls = calls
         self._resources = resources
         self._caves = caves
         self._listing: ListToolsResult | None = None
@@ -99,26 +103,22 @@ class _Serving:
     ) -> ListToolsResult:
         if self._listing is None:
             self._listing = ListToolsResult(
-                tools=[listed(name, tool) for name, tool in self._tools.items()]
+                tools=[listed(name, tool) for name, tool in self._calls.tools.items()]
             )
         return self._listing
 
     async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult:
-        tool = self._tools.get(params.name)
-        if tool is None:
+        if params.name not in self._calls.tools:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name[:64]}")
-        caves = self._caves(ctx)
-        arguments = dict(params.arguments or {})
+        answer = await self._calls.run(
+            self._caves(ctx), params.name, params.arguments or {}, _progress(ctx)
+        )
+        if isinstance(answer.outcome, GhostError):
+            return failed(answer.outcome, answer.note)
         try:
-            place = await caves.place(_cave_name(arguments))
+            return answered(answer.outcome, answer.note)
         except Exception as exc:  # noqa: BLE001 - foreseen() logs what nobody foresaw
-            return failed(foreseen(exc, params.name))
-        try:
-            call = Call(cave=place.cave, keep=place.keep, progress=_progress(ctx))
-            return answered(await invoke(tool, call, arguments), place.note)
-        except Exception as exc:  # noqa: BLE001 - as above
-            error = await caves.failed(place, foreseen(exc, params.name))
-            return failed(error, place.note)
+            return failed(foreseen(exc, params.name), answer.note)
 
     # --- resources -------------------------------------------------------------------------------
 
@@ -143,14 +143,6 @@ class _Serving:
             return await self._resources.read(self._caves(ctx), params.uri)
         except Exception as exc:
             raise protocol_error(foreseen(exc, "resources/read"), uri=params.uri[:1000]) from exc
-
-
-def _cave_name(arguments: dict[str, Any]) -> str | None:
-    """Take the ``cave`` argument, which is the hub's, out of a tool's own."""
-    name = arguments.pop("cave", None)
-    if name is not None and not isinstance(name, str):
-        raise InvalidArgument("cave: must be the name of a cave")
-    return name
 
 
 def _progress(ctx: Context) -> Progress:

@@ -12,7 +12,7 @@ import anyio
 
 from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError, Internal
 from ghost_mcp.lifecycle import Event, State, after
-from ghost_mcp.spec import CaveInfo, CaveSpec, check_name
+from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name
 from ghost_mcp.tool import Keep
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Place:
 
 class Caves(Protocol):
     """The caves one caller may use. Whatever is read or called goes through it, tools and resources alike."""
+
+    @property
+    def owner(self) -> str:
+        """Whose caves they are; empty for the user of this machine."""
 
     async def place(self, name: str | None) -> Place:
         """The cave of that name, or the caller's own, which is created on first use.
@@ -77,7 +81,7 @@ class Places:
                 tasks.start_soon(self.drop, cave_id)
 
     async def named(self, name: str) -> Place:
-        """The place of a cave by name or id. Raises CaveNotFound with the way to make it, CaveGone, Conflict."""
+        """The place of a cave by full name or id. Raises CaveNotFound with the way to make it, CaveGone, Conflict."""
         cave_id = self._ids.get(name)
         if cave_id is None or cave_id not in self._places:
             cave = await self.find(name)
@@ -86,9 +90,9 @@ class Places:
         return await self.of(self._places[cave_id].cave)
 
     async def find(self, name: str) -> Cave:
-        """The cave of that name or id, whatever its state. Raises CaveNotFound with the way to make it."""
+        """The cave of that full name or id, whatever its state. Raises CaveNotFound with the way to make it."""
         try:
-            return await self.ghost.get(check_name(name))
+            return await self.ghost.get(check_full_name(name))
         except CaveNotFound as exc:
             raise CaveNotFound(
                 f"no cave named {name}",
@@ -137,6 +141,8 @@ class SessionCaves:
 
     Use it as an async context manager; leaving ends its own cave.
     """
+
+    owner = ""
 
     def __init__(self, places: Places, *, pinned: str | None = None) -> None:
         self._places = places

@@ -1,0 +1,121 @@
+# Every call of a tool passes here, whoever speaks which protocol: audit, quotas and masking cannot be walked around.
+"""One way to run a tool for a caller. MCP, REST and all that comes after them only render its Answer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ghost_mcp.errors import GhostError, Internal, InvalidArgument, NotFound
+from ghost_mcp.tool import Call, Progress, Tool, invoke, silent
+
+if TYPE_CHECKING:
+    from ghost_mcp.places import Caves, Place
+    from ghost_mcp.reply import Reply
+
+__all__ = ["Answer", "Asked", "Calls", "Layer", "Run", "foreseen"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """One call under way. ``arguments`` are the tool's own; ``cave`` is the name that was given, if any.
+
+    ``place`` is set once the cave is known: in a layer, after the inner call has returned.
+    """
+
+    id: str
+    caves: Caves
+    name: str
+    tool: Tool
+    arguments: Mapping[str, Any]
+    cave: str | None
+    progress: Progress
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a call ended. ``note`` tells the caller something about the cave that it cannot know."""
+
+    outcome: Reply | GhostError
+    note: str = ""
+
+
+Run = Callable[[Asked], Awaitable[Answer]]
+#: What happens around each call: it is given the inner call, and may look at, change or refuse what passes.
+Layer = Callable[[Run, Asked], Awaitable[Answer]]
+
+
+class Calls:
+    """The tools a server offers, by their published names, and the layers around each call, outermost first."""
+
+    def __init__(self, tools: Mapping[str, Tool], layers: Sequence[Layer] = ()) -> None:
+        self.tools = tools
+        self._run: Run = _run
+        for layer in reversed(layers):
+            self._run = partial(layer, self._run)
+
+    async def run(
+        self,
+        caves: Caves,
+        name: str,
+        arguments: Mapping[str, Any],
+        progress: Progress = silent,
+    ) -> Answer:
+        """Run a tool in the cave that the argument ``cave`` names, or in the caller's own.
+
+        What goes wrong, foreseen or not, is the answer's outcome; only cancellation passes, and what was
+        cancelled is dead. Raises NotFound for a tool that is not offered.
+        """
+        tool = self.tools.get(name)
+        if tool is None:
+            raise NotFound(f"no such tool: {name[:64]}", hint="List the tools to see their names.")
+        own = dict(arguments)
+        cave = own.pop("cave", None)
+        asked = Asked(
+            id=secrets.token_hex(8),
+            caves=caves,
+            name=name,
+            tool=tool,
+            arguments=own,
+            cave=cave if isinstance(cave, str) else None,
+            progress=progress,
+        )
+        if cave is not None and asked.cave is None:
+            return Answer(outcome=InvalidArgument("cave: must be the name of a cave"))
+        return await self._run(asked)
+
+
+async def _run(asked: Asked) -> Answer:
+    """The innermost: find the cave, check the arguments, run the handler."""
+    try:
+        place = asked.place = await asked.caves.place(asked.cave)
+    except Exception as exc:  # noqa: BLE001 - foreseen() logs what nobody foresaw
+        return Answer(outcome=foreseen(exc, asked.name))
+    try:
+        call = Call(cave=place.cave, keep=place.keep, progress=asked.progress)
+        return Answer(outcome=await invoke(asked.tool, call, asked.arguments), note=place.note)
+    except Exception as exc:  # noqa: BLE001 - as above
+        error = await asked.caves.failed(place, foreseen(exc, asked.name))
+        return Answer(outcome=error, note=place.note)
+
+
+def foreseen(exc: Exception, what: str) -> GhostError:
+    """The GhostError behind an exception. Anything else is a bug: logged under an id, told only by the id."""
+    leaf = exc
+    while isinstance(leaf, ExceptionGroup):
+        leaf = (leaf.subgroup(GhostError) or leaf).exceptions[0]
+    if isinstance(leaf, GhostError):
+        return leaf
+    number = secrets.token_hex(4)
+    _log.error("error %s in %s", number, what, exc_info=exc)
+    return Internal(
+        f"Ghost failed inside (error {number})",
+        hint="Its log says why, under that id. Another way of asking may work.",
+    )
