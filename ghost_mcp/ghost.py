@@ -4,29 +4,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from ghost_mcp import secrets as secret_values
+from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.cave import Cave, ExecResult
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
 from ghost_mcp.pool import Pool
-from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
+from ghost_mcp.secrets.source import StoredSecrets, check_values
+from ghost_mcp.spec import CaveInfo, CaveSpec, Given, Limits
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.secrets import SecretSource
 
 __all__ = ["Ghost"]
 
@@ -35,7 +37,9 @@ class Ghost:
     """Creates and finds caves. Use it as ``async with Ghost() as ghost:``; leaving it ends its ephemeral caves.
 
     ``backend`` is the default for specs that name none: a name, or a backend that is then opened and closed
-    here. ``state_dir`` is the local backend's folder.
+    here. ``state_dir`` is the local backend's folder, and has the secret store. ``secrets`` is where the values
+    of ``CaveSpec.secrets`` come from: by default that store, and this process's environment for caves without
+    an owner.
     With ``pool_size`` so many caves are kept ready, where the backend can. ``keep`` holds what servers share
     between caves; it is closed first, while links and backends still work.
     """
@@ -46,12 +50,18 @@ class Ghost:
         backend: str | Backend | None = None,
         state_dir: Path | None = None,
         pool_size: int = 0,
+        secrets: SecretSource | None = None,
     ) -> None:
         self.keep = Keep()
         self._given = None if backend is None or isinstance(backend, str) else backend
         named = backend if isinstance(backend, str) else None
         self.default_backend = self._given.name if self._given else named or default_backend()
         self._state_dir = state_dir
+        self._secrets = secrets or StoredSecrets(
+            state_dir or Path(state_folder()), environment=True
+        )
+        # cave id -> values that came with its spec: a later start() here needs them again
+        self._own_secrets: dict[str, Mapping[str, bytes]] = {}
         self._backends: dict[str, Backend] = {}
         self._homes: dict[
             str, str
@@ -115,7 +125,10 @@ class Ghost:
             raise InvalidArgument("give a spec or its fields, not both")
         backend = await self.backend(spec.backend)
         spec = spec.with_(backend=backend.name)
-        secrets = secret_values.resolve(spec.secrets)
+        secrets, given = await self._resolve(spec, spec.given), spec.given
+        if given:
+            spec = spec.with_(given=Given())
+            self._own_secrets[spec.id] = given
         pool = self._pools.get(backend.name)
         if pool is not None and pool.suits(spec):
             claimed = await pool.claim(spec, secrets)
@@ -154,7 +167,15 @@ class Ghost:
         """Bring a stopped or paused cave back."""
         cave = await self.get(name)
         backend = await self.backend(cave.info.backend)
-        return await backend.start(cave.id, secrets=secret_values.resolve(cave.info.spec.secrets))
+        given = self._own_secrets.get(cave.id, {})
+        return await backend.start(cave.id, secrets=await self._resolve(cave.info.spec, given))
+
+    async def _resolve(self, spec: CaveSpec, given: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The values of a cave's secrets. Raises InvalidArgument, LimitExceeded."""
+        others = [name for name in spec.secrets if name not in given]
+        values = {**await self._secrets.resolve(spec.owner, others), **given}
+        check_values(values)
+        return values
 
     async def destroy(self, name: str) -> None:
         """Remove a cave and everything in it. Idempotent."""
@@ -166,6 +187,7 @@ class Ghost:
             await self.drop_link(cave_id)
             await backend.destroy(cave_id)
             self._homes.pop(cave_id, None)
+            self._own_secrets.pop(cave_id, None)
 
     async def execute(
         self,

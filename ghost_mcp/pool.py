@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError
-from ghost_mcp.warden.link import Link
+from ghost_mcp.warden.link import Link, configuring
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -92,7 +92,7 @@ class Pool:
         self, prepared: str, link: Link, spec: CaveSpec, secrets: Mapping[str, bytes]
     ) -> CaveInfo:
         info = await self._backend.claim(prepared, spec)
-        await link.call("configure", self._backend.settings(spec, secrets))
+        await link.call("configure", *configuring(self._backend.settings(spec, secrets)))
         link.name = info.name
         return info
 
