@@ -17,9 +17,9 @@ from ghost_mcp.cave import Cave, ExecResult
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
-from ghost_mcp.pool import Pool
+from ghost_mcp.pool import Pool, PoolPlan
 from ghost_mcp.secrets.source import StoredSecrets, check_values
-from ghost_mcp.spec import CaveInfo, CaveSpec, Given, Limits
+from ghost_mcp.spec import CaveInfo, CaveSpec, Given
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ class Ghost:
     here. ``state_dir`` is the local backend's folder, and has the secret store. ``secrets`` is where the values
     of ``CaveSpec.secrets`` come from: by default that store, and this process's environment for caves without
     an owner.
-    With ``pool_size`` so many caves are kept ready, where the backend can. ``keep`` holds what servers share
-    between caves; it is closed first, while links and backends still work.
+    ``pools`` says which caves are kept ready, once their backend is opened, where it can; ``pool_size`` is for
+    so many that are as the default backend makes them. ``keep`` holds what servers share between caves; it is
+    closed first, while links and backends still work.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Ghost:
         backend: str | Backend | None = None,
         state_dir: Path | None = None,
         pool_size: int = 0,
+        pools: Sequence[PoolPlan] = (),
         secrets: SecretSource | None = None,
     ) -> None:
         self.keep = Keep()
@@ -67,8 +69,8 @@ class Ghost:
             str, str
         ] = {}  # cave id -> backend, so that a call on a cave asks one engine
         self._links: dict[str, Link] = {}
-        self._pool_size = pool_size
-        self._pools: dict[str, Pool] = {}
+        self._plans = [*pools, *([PoolPlan(size=pool_size)] if pool_size else [])]
+        self._pools: dict[str, list[Pool]] = defaultdict(list)
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
@@ -89,7 +91,7 @@ class Ghost:
             await self.keep.aclose()
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
-            for pool in self._pools.values():
+            for pool in (pool for pools in self._pools.values() for pool in pools):
                 await pool.aclose()
             for link in list(self._links.values()):
                 await link.aclose()
@@ -129,24 +131,27 @@ class Ghost:
         if given:
             spec = spec.with_(given=Given())
             self._own_secrets[spec.id] = given
-        pool = self._pools.get(backend.name)
-        if pool is not None and pool.suits(spec):
-            claimed = await pool.claim(spec, secrets)
+        for pool in self._pools[backend.name]:
+            claimed = await pool.claim(spec, secrets) if pool.suits(spec) else None
             if claimed is not None:
                 info, self._links[spec.id] = claimed
                 return self._handle(backend, info)
         return self._handle(backend, await backend.create(spec, secrets=secrets))
 
     def _fill(self, backend: Backend) -> None:
-        if self._pool_size and backend.pools and self._tasks is not None:
-            pool = self._pools[backend.name] = Pool(backend, self._pool_size, Limits(), self._tasks)
-            self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
+        if not backend.pools or self._tasks is None:
+            return
+        for plan in self._plans:
+            if (plan.template.backend or self.default_backend) == backend.name:
+                pool = Pool(backend, plan, self._tasks)
+                self._pools[backend.name].append(pool)
+                self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
 
     async def warm(self) -> None:
-        """Wait until the default backend's pool is full; at once when there is none."""
+        """Wait until the default backend's pools are full; at once when there are none."""
         backend = await self.backend()
-        if backend.name in self._pools:
-            await self._pools[backend.name].filled.wait()
+        for pool in self._pools[backend.name]:
+            await pool.filled.wait()
 
     async def get(self, name: str) -> Cave:
         """The cave of that full name or id. Raises CaveNotFound."""
