@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ghost_mcp.errors import GhostError
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.lifecycle import State
-    from ghost_mcp.pool import PoolPlan
     from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Usage
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "GhostError",
     "Limits",
     "NetworkPolicy",
-    "PoolPlan",
     "Process",
     "State",
     "Usage",
@@ -43,7 +41,6 @@ _HOMES = {
     ),
     "Ghost": "ghost",
     "GhostError": "errors",
-    "PoolPlan": "pool",
     "State": "lifecycle",
 }
 

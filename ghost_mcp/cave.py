@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
 
-__all__ = ["Cave", "ExecResult", "FileContent", "Process"]
+__all__ = ["Cave", "ExecResult", "FileContent", "Process", "Writing"]
 
 STDOUT, STDERR, DEVTOOLS = 1, 2, 4
 MAX_CAPTURE = 64 << 20
@@ -248,15 +248,7 @@ class Cave:
         head: dict[str, Any] = {"path": path, "offset": offset}
         if count is not None:
             head["count"] = count
-        answer, data = await link.collect("read", head, limit_bytes=MAX_CAPTURE)
-        return FileContent(
-            path=answer["path"],
-            data=data,
-            size=int(answer["size"]),
-            mode=int(answer["mode"]),
-            mtime=float(answer["mtime"]),
-            version=str(answer["version"]),
-        )
+        return _content(*await link.collect("read", head, limit_bytes=MAX_CAPTURE))
 
     async def write(
         self,
@@ -292,6 +284,46 @@ class Cave:
                 pass  # the answer says why the warden stopped taking it
             answer, _ = await stream.answer()
             return answer
+
+    @asynccontextmanager
+    async def reading(
+        self, path: str, *, offset: int = 0, count: int | None = None
+    ) -> AsyncIterator[tuple[FileContent, AsyncIterator[bytes]]]:
+        """A file of any size: what it is, without its data, and the pieces as they come.
+
+        A file that changes meanwhile ends the pieces with Conflict ``file_changed``.
+        """
+        head: dict[str, Any] = {"path": path, "offset": offset, "steady": True}
+        if count is not None:
+            head["count"] = count
+        async with self._explained(), await self._stream("read", head) as stream:
+            about, _ = await stream.note()
+
+            async def pieces() -> AsyncIterator[bytes]:
+                while (piece := await stream.receive()) is not None:
+                    yield piece[1]
+                await stream.answer()
+
+            yield _content(about, b""), pieces()
+
+    @asynccontextmanager
+    async def writing(
+        self,
+        path: str,
+        *,
+        mode: Literal["create", "overwrite", "append"] = "overwrite",
+        parents: bool = False,
+        version: str | None = None,
+    ) -> AsyncIterator[Writing]:
+        """Write a file of any size in pieces, atomically: a block that fails leaves the old file, or none.
+
+        Raises as write() does.
+        """
+        head = {"path": path, "mode": mode, "parents": parents, "version": version, "more": True}
+        async with self._explained(), await self._stream("write", head) as stream:
+            writing = Writing(stream)
+            yield writing
+            await writing._finish()
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -357,6 +389,26 @@ class Cave:
         return link.stream(op, head, body)
 
 
+class Writing:
+    """A file that is being written; see Cave.writing(). ``written`` says what came of it, after the block."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        self._stream = stream
+        self.written: dict[str, Any] = {}
+
+    async def send(self, data: bytes) -> None:
+        """The next piece. Raises what made the cave stop taking it."""
+        try:
+            await self._stream.send(data)
+        except CaveGone:
+            await self._stream.answer()
+            raise
+
+    async def _finish(self) -> None:
+        await self._stream.send_eof()
+        self.written, _ = await self._stream.answer()
+
+
 class _Dialled(ByteStream):
     """A dialled port as an anyio byte stream."""
 
@@ -386,6 +438,17 @@ class _Dialled(ByteStream):
 
     async def aclose(self) -> None:
         await self._stream.reset()
+
+
+def _content(about: Mapping[str, Any], data: bytes) -> FileContent:
+    return FileContent(
+        path=about["path"],
+        data=data,
+        size=int(about["size"]),
+        mode=int(about["mode"]),
+        mtime=float(about["mtime"]),
+        version=str(about["version"]),
+    )
 
 
 def _patience(op: str, head: Mapping[str, Any]) -> float | None:

@@ -24,7 +24,9 @@ __all__ = [
     "NotFound",
     "PermissionRefused",
     "ProtocolFailure",
+    "QuotaExceeded",
     "TimedOut",
+    "Unauthenticated",
     "Unsupported",
     "from_wire",
     "map_os_errors",
@@ -83,6 +85,12 @@ class PermissionRefused(GhostError):
     code, http_status, exit_code = "permission_refused", 403, 3
 
 
+class Unauthenticated(GhostError):
+    """Nobody knows who asks: no token, or none that is valid."""
+
+    code, http_status, exit_code = "unauthenticated", 401, 3
+
+
 class NotFound(GhostError):
     """Something named does not exist."""
 
@@ -111,6 +119,12 @@ class LimitExceeded(GhostError):
     """A limit was reached: size, count, memory, disk."""
 
     code, http_status, exit_code = "limit_exceeded", 413, 7
+
+
+class QuotaExceeded(GhostError):
+    """The caller has, or asks for, more at once than one caller may."""
+
+    code, http_status, exit_code, retryable = "quota_exceeded", 429, 7, True
 
 
 class TimedOut(GhostError):

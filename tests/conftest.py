@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost
+from tests.serving import Served, serving
 
 T = TypeVar("T")
 
@@ -53,6 +54,13 @@ def state_dir() -> Iterator[Path]:
     os.chmod(folder, 0o711)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """``ghost serve`` as a process, once for all tests that need one."""
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture

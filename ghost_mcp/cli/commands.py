@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COMMANDS", "LANGUAGES", "SHELLS", "Argument", "Command"]
+__all__ = ["COMMANDS", "LANGUAGES", "SCOPES", "SHELLS", "TOKEN_ACTIONS", "Argument", "Command"]
 
 LANGUAGES = ("python", "bash", "javascript")
 SHELLS = ("bash", "zsh", "fish")
-ACTIONS = ("set", "list", "rm", "rotate")
+TOKEN_ACTIONS = ("create", "list", "revoke")
+SCOPES = ("read", "use", "manage", "admin")
 
 
 class Argument:
@@ -90,7 +91,7 @@ COMMANDS: dict[str, Command] = {
         _many(
             "--secret",
             "NAME",
-            "a secret for its programs: as set with ghost secret, else your variable (repeatable)",
+            "a variable whose value is taken from yours and stored nowhere (repeatable)",
         ),
         Argument(
             "--workspace",
@@ -166,16 +167,6 @@ COMMANDS: dict[str, Command] = {
         BACKEND,
         JSON,
     ),
-    "secret": Command(
-        "secret:run",
-        "keep secrets for caves, sealed on this machine",
-        Argument("action", metavar="ACTION", choices=ACTIONS, help="set, list, rm or rotate"),
-        Argument("names", metavar="NAME", nargs="*", help="one to set, any number to rm"),
-        Argument("--owner", metavar="OWNER", default="", help="whose (default: yours)"),
-        JSON,
-        details="set reads the value from stdin, byte for byte, or asks for it. rotate changes the key that "
-        "seals them. A cave gets them with: ghost create CAVE --secret NAME",
-    ),
     "mcp": Command(
         "tools:mcp",
         "serve the sixteen tools to an MCP client, over stdin and stdout",
@@ -190,6 +181,38 @@ COMMANDS: dict[str, Command] = {
             help="a cave that is there, instead of one that ends with the connection",
         ),
         BACKEND,
+    ),
+    "serve": Command(
+        "hub:serve",
+        "serve the tools over HTTP: MCP at /mcp, REST at /v1",
+        Argument("--host", metavar="HOST", help="the address to listen on (default: 127.0.0.1)"),
+        Argument(
+            "--port", metavar="PORT", type=int, help="the port; 0 takes a free one (default: 8000)"
+        ),
+        Argument(
+            "--config", metavar="FILE", help="settings as YAML; see configs/ghost.example.yaml"
+        ),
+        Argument("--tls-cert", metavar="FILE", help="a certificate (PEM): serve HTTPS"),
+        Argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)"),
+        _flag("--no-auth", help="ask for no token; on loopback only"),
+        BACKEND,
+    ),
+    "token": Command(
+        "hub:token",
+        "make, list and revoke the tokens that ghost serve asks for",
+        Argument("action", metavar="ACTION", choices=TOKEN_ACTIONS, help="create, list or revoke"),
+        Argument("id", metavar="ID", nargs="?", help="which one to revoke"),
+        Argument("--owner", metavar="NAME", help="whose caves it reaches (default: yours)"),
+        Argument(
+            "--scope",
+            metavar="SCOPE",
+            choices=SCOPES,
+            default="manage",
+            help="read, use, manage (default) or admin; each includes those before it",
+        ),
+        Argument("--expires", metavar="SPAN", help="ends it so long from now: 12h, 30d"),
+        Argument("--note", metavar="TEXT", default="", help="what it is for"),
+        JSON,
     ),
     "call": Command(
         "tools:call",

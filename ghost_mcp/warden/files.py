@@ -121,11 +121,18 @@ def opened(path: Any) -> tuple[int, os.stat_result, str]:
 
 
 def read(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{path, offset, count}``: CLOSE carries what fits one frame; more comes as DATA before it."""
+    """``{path, offset, count, steady}``: CLOSE carries what fits one frame; more comes as DATA before it.
+
+    ``steady``: a NOTE says what is read before it comes, and a file that changes meanwhile fails the read.
+    """
     fd, info, full = opened(head.get("path"))
     offset = max(0, int(head.get("offset", 0)))
     count = info.st_size - offset if head.get("count") is None else int(head["count"])
     answer = {"path": full, **describe(info)}
+    if head.get("steady"):
+        stream.note(answer)
+        _Pump(stream, fd, offset, count, answer, version(info)).go()
+        return
     if count <= ONE_FRAME:
         try:
             data = os.pread(fd, max(0, count), offset)
@@ -140,9 +147,16 @@ class _Pump:
     """Sends a range of a file as fast as the stream has room."""
 
     def __init__(
-        self, stream: Stream, fd: int, offset: int, count: int, answer: dict[str, Any]
+        self,
+        stream: Stream,
+        fd: int,
+        offset: int,
+        count: int,
+        answer: dict[str, Any],
+        steady: str = "",
     ) -> None:
         self.stream, self.fd, self.at, self.left, self.answer = stream, fd, offset, count, answer
+        self.steady = steady  # the version that the file must keep
         stream.on_credit = self.go
         stream.on_reset = self.end
         self.waiting = False
@@ -160,13 +174,17 @@ class _Pump:
         room = min(self.stream.room, self.left, CHUNK)
         if self.left > 0 and room <= 0:
             return
-        data = os.pread(self.fd, room, self.at)
+        data = os.pread(self.fd, max(0, room), self.at)
         self.at += len(data)
         self.left -= len(data)
         if data:
             self.stream.data(data)
         if not data or self.left <= 0:
+            now = version(os.fstat(self.fd)) if self.steady else ""
             self.end()
+            if now != self.steady:
+                self.stream.fail(WardenError("file_changed", "the file changed while it was read"))
+                return
             self.stream.close(self.answer)
         elif not self.waiting:
             self.waiting = True

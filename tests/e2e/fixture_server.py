@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import uvicorn
-from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
     BlobResourceContents,
     ListResourcesResult,
@@ -27,9 +25,11 @@ from mcp.types import (
 )
 from pydantic import Field
 from starlette.applications import Starlette
-from starlette.routing import Route
 from typing_extensions import TypedDict
 
+from ghost_hub.guard import Guard
+from ghost_hub.settings import HubSettings
+from ghost_hub.transports import Transports
 from ghost_mcp import Ghost
 from ghost_mcp.calls import Calls
 from ghost_mcp.errors import InvalidArgument, NotFound
@@ -169,12 +169,8 @@ def _text(uri: str, mime_type: str, text: str) -> ReadResourceResult:
 
 @contextlib.asynccontextmanager
 async def endpoint() -> AsyncIterator[ASGIApp]:
-    """Streamable HTTP of both eras, for one caller. It answers only to this machine's own names."""
-    hosts = ["127.0.0.1", "localhost", "[::1]"]
-    security = TransportSecuritySettings(
-        allowed_hosts=[f"{host}:*" for host in hosts],
-        allowed_origins=[f"http://{host}:*" for host in hosts],
-    )
+    """The hub's own transports behind its own guard, for one caller and without tokens."""
+    settings = HubSettings(auth=False)
     async with (
         Ghost(backend="local") as ghost,
         Places(ghost) as places,
@@ -187,17 +183,14 @@ async def endpoint() -> AsyncIterator[ASGIApp]:
             resources=FixtureResources(),
             caves=lambda _: caves,
         )
-        manager = StreamableHTTPSessionManager(
-            server, json_response=False, security_settings=security
-        )
-        async with manager.run():
-            yield StreamableHTTPASGIApp(manager)
+        transports = Transports(server, settings)
+        async with transports.run():
+            yield Guard(Starlette(routes=transports.routes()), settings, None)
 
 
 async def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    async with endpoint() as mcp:
-        app = Starlette(routes=[Route("/mcp", mcp)])
+    async with endpoint() as app:
         config: Any = uvicorn.Config(app, log_level="warning", lifespan="off")
         print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.serving import Served
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,6 +52,26 @@ def test_the_commands(environment: dict[str, str]) -> None:
     assert said["echo some input | ghost exec dev -- wc -c"] == "11\n"
     assert said["ghost call file_read path=greeting.txt --cave dev"].startswith("hello\n")
     assert "running" in said["ghost list"]
+
+
+def test_the_requests(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(b"data")
+    lines = [
+        line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl")
+    ]
+    assert len(lines) == 2
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", line.replace("http://127.0.0.1:8000", served.url)],
+            env={**os.environ, "GHOST_TOKEN": served.token},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        answer = json.loads(done.stdout)
+        assert "stdout" in answer or answer["size"] == 4
 
 
 def test_the_program(environment: dict[str, str]) -> None:

@@ -1,0 +1,101 @@
+# The hub over HTTP, from the command line.
+"""``ghost serve`` and ``ghost token``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ghost_mcp.cli.output import age
+from ghost_mcp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ghost_hub.tokens import Token, Tokens
+    from ghost_mcp.cli.output import Output
+
+__all__ = ["serve", "token"]
+
+
+def serve(options: argparse.Namespace, out: Output) -> int:
+    import logging
+    import sys
+
+    from ghost_hub.serve import run
+    from ghost_hub.settings import HubSettings
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
+    settings = HubSettings.load(
+        options.config,
+        host=options.host,
+        port=options.port,
+        backend=options.backend,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        auth=False if options.no_auth else None,
+    )
+
+    def tell(line: str) -> None:
+        out.line(line)
+        sys.stdout.flush()
+
+    return run(settings, _tokens(), tell)
+
+
+def token(options: argparse.Namespace, out: Output) -> int:
+    if (options.action == "revoke") != bool(options.id):
+        raise InvalidArgument(
+            "revoke needs the token's id, and nothing else does", hint="ghost token revoke ID"
+        )
+    tokens = _tokens()
+    if options.action == "create":
+        _create(tokens, options, out)
+    elif options.action == "list":
+        _list(tokens.list(), out)
+    else:
+        tokens.revoke(options.id)
+        if out.json:
+            out.document({"revoked": options.id})
+        else:
+            out.line(f"revoked {options.id}")
+    return 0
+
+
+def _tokens() -> Tokens:
+    from ghost_hub.tokens import Tokens
+    from ghost_mcp.backends.local.door import state_folder
+
+    return Tokens(state_folder())
+
+
+def _create(tokens: Tokens, options: argparse.Namespace, out: Output) -> None:
+    from ghost_mcp.spec import parse_span
+
+    expires_s = parse_span(options.expires) if options.expires else None
+    value, made = tokens.create(
+        owner=options.owner or "", scope=options.scope, expires_s=expires_s, note=options.note
+    )
+    if out.json:
+        out.document({**made.as_dict(), "token": value})
+        return
+    out.line(value)
+    out.note("It is shown this once: only a hash of it is kept.")
+
+
+def _list(found: list[Token], out: Output) -> None:
+    if out.json:
+        out.document([one.as_dict() for one in found])
+    elif not found:
+        out.note("no tokens; make one: ghost token create")
+    else:
+        now = time.time()
+        headers = ("ID", "OWNER", "SCOPE", "AGE", "ENDS IN", "NOTE")
+        out.table(headers, [_row(one, now) for one in found])
+
+
+def _row(one: Token, now: float) -> tuple[str, ...]:
+    ends = "never"
+    if one.expires_at is not None:
+        ends = age(one.expires_at - now) if one.expires_at > now else "over"
+    return (one.id, one.owner or "(you)", one.scope, age(now - one.created_at), ends, one.note)

@@ -1,0 +1,154 @@
+# What the hub says about itself. Only /health is told to whoever has no token, and it tells nothing.
+"""``/health``, ``/ready``, ``/version``, ``/metrics``, ``/mcp/tools``, ``/openapi.json``, ``/docs``, ``/llms.txt``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from ghost_hub import rest
+from ghost_hub.catalog import toolsets
+from ghost_hub.pages import page
+from ghost_hub.principal import principal_of
+from ghost_hub.rest.row import answer
+from ghost_mcp import __version__
+from ghost_mcp.errors import GhostError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+    from ghost_hub.hub import Hub
+
+__all__ = ["routes"]
+
+READY_S = 5.0
+
+LLMS = """\
+# Ghost
+
+> Ghost gives you computers of your own: caves, isolated from their host, with files, a shell and a browser.
+
+Every request but /health needs the header `Authorization: Bearer TOKEN`.
+
+- Speak MCP if you can: Streamable HTTP at /mcp, one cave only at /caves/NAME/mcp, SSE at /sse.
+- Without MCP: `POST /mcp/execute` with `{"tool": "shell_exec", "arguments": {"command": "ls"}}`; GET /mcp/tools lists \
+the tools with their schemas.
+- A call that names no cave goes to your default cave, which is made on first use and keeps its files in /workspace. \
+The argument `cave`, or the header `Ghost-Cave`, names another of yours.
+- Errors are `application/problem+json`: `code` is stable, `hint` says what to do next.
+- Large files: `POST /v1/filesystem/upload?path=P` with the file as the body, `GET /v1/filesystem/download?path=P`.
+
+## Tools
+
+"""
+
+
+def routes(hub: Hub) -> list[BaseRoute]:
+    """The routes of this module; each says what scope it needs."""
+    document = rest.document(rest.rows(hub))
+    listing = _listing()
+    llms = LLMS + "".join(
+        f"- {name}: {tool.title}. {tool.description.splitlines()[0]}\n"
+        for name, tool in hub.calls.tools.items()
+    )
+
+    async def health() -> Response:
+        return answer({"status": "ok"})
+
+    async def ready() -> Response:
+        return await _ready(hub)
+
+    async def version() -> Response:
+        return answer({"name": "ghost", "version": __version__})
+
+    async def metrics() -> Response:
+        return Response(hub.metrics.text(), media_type=hub.metrics.media_type)
+
+    async def tools() -> Response:
+        return answer(listing)
+
+    async def openapi() -> Response:
+        return answer(document)
+
+    async def docs() -> Response:
+        return page("docs.html")
+
+    async def home() -> Response:
+        return RedirectResponse("/docs", 307)
+
+    async def llms_txt() -> Response:
+        return PlainTextResponse(llms)
+
+    told: list[tuple[str, str, Callable[[], Awaitable[Response]]]] = [
+        ("/health", "read", health),
+        ("/ready", "read", ready),
+        ("/version", "read", version),
+        ("/metrics", "admin", metrics),
+        ("/mcp/tools", "read", tools),
+        ("/openapi.json", "read", openapi),
+        ("/docs", "read", docs),
+        ("/llms.txt", "read", llms_txt),
+    ]
+    return [
+        *(_route(*one) for one in told),
+        _route("/", "read", home),
+        Route("/static/{name}", _static, methods=["GET"]),
+    ]
+
+
+async def _static(request: Request) -> Response:
+    principal_of(request.scope).need("read")
+    return page(request.path_params["name"])
+
+
+def _route(path: str, scope: str, tell: Callable[[], Awaitable[Response]]) -> Route:
+    async def endpoint(request: Request) -> Response:
+        principal_of(request.scope).need(scope)
+        return await tell()
+
+    return Route(path, endpoint, methods=["GET"])
+
+
+def _listing() -> dict[str, Any]:
+    """The sixteen, grouped by server."""
+    return {
+        "servers": [
+            {
+                "name": one.name,
+                "instructions": one.instructions,
+                "tools": [
+                    {
+                        "name": f"{one.name}_{tool.name}",
+                        "title": tool.title,
+                        "description": tool.description,
+                        "inputSchema": tool.input_schema,
+                        "outputSchema": tool.output_schema,
+                    }
+                    for tool in one.tools
+                ],
+            }
+            for one in toolsets()
+        ]
+    }
+
+
+async def _ready(hub: Hub) -> Response:
+    """Whether the backend answers and how full the pool is: 503 when a call could not be served."""
+    told: dict[str, Any] = {
+        "status": "ready",
+        "backend": hub.ghost.default_backend,
+        "pool": hub.ghost.pooled,
+    }
+    try:
+        with anyio.fail_after(READY_S):
+            await hub.ghost.backend()
+    except (GhostError, TimeoutError) as exc:
+        told |= {"status": "not ready", "reason": str(exc) or "the backend does not answer"}
+        return answer(told, 503)
+    return answer(told)

@@ -1,0 +1,76 @@
+# Only this file says which addresses the hub answers. All of them stand behind the guard.
+"""The hub as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+
+from ghost_hub import about, rest
+from ghost_hub.guard import Guard
+from ghost_hub.problem import problem
+from ghost_hub.transports import Transports
+from ghost_mcp.calls import foreseen
+from ghost_mcp.errors import GhostError, NotFound, Unsupported
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+    from ghost_hub.guard import Verifier
+    from ghost_hub.hub import Hub
+    from ghost_hub.settings import HubSettings
+
+__all__ = ["build_app"]
+
+
+def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASGIApp:
+    """The application; its lifespan opens the hub and closes it. ``verifier`` None is no authentication."""
+    transports = Transports(hub.server, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with hub, transports.run():
+            yield
+
+    app = Starlette(
+        routes=[*transports.routes(), *about.routes(hub), *rest.routes(hub)],
+        lifespan=lifespan,
+        exception_handlers={
+            404: _missing,
+            405: _wrong_method,
+            GhostError: _refused,
+            Exception: _failed,
+        },
+    )
+    return Guard(app, settings, verifier)
+
+
+async def _missing(request: Request, exc: Exception) -> Response:
+    return problem(
+        NotFound(
+            f"there is nothing at {request.url.path[:200]}",
+            hint="/openapi.json lists what there is.",
+        )
+    )
+
+
+async def _wrong_method(request: Request, exc: Exception) -> Response:
+    headers = getattr(exc, "headers", None)
+    error = Unsupported(
+        f"{request.url.path[:200]} does not take {request.method}", code="wrong_method"
+    )
+    return problem(error, status=405, headers=headers)
+
+
+async def _refused(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, GhostError)  # noqa: S101  (what the table above says)
+    return problem(exc)
+
+
+async def _failed(request: Request, exc: Exception) -> Response:
+    return problem(foreseen(exc, request.url.path[:200]))

@@ -1,0 +1,341 @@
+# Every request passes here before any route: addressed to us, from a page of ours or none, by somebody known.
+"""The outermost layer of the hub over HTTP: Host, Origin, token, rate and size, in that order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.responses import RedirectResponse
+
+from ghost_hub.principal import LOCAL, PRINCIPAL, Principal
+from ghost_hub.problem import problem
+from ghost_mcp.errors import (
+    GhostError,
+    InvalidArgument,
+    LimitExceeded,
+    PermissionRefused,
+    QuotaExceeded,
+    TimedOut,
+    Unauthenticated,
+)
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ghost_hub.settings import HubSettings
+
+__all__ = ["Guard", "Verifier"]
+
+# Liveness must be answered to a supervisor that has no token; it tells nothing.
+OPEN_PATHS = frozenset({"/health"})
+# These take a body of any size, piece by piece.
+STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
+BODY_S = 20.0
+MAX_CALLERS = 10_000
+
+
+class Verifier(Protocol):
+    """Where tokens are known. The tokens of this hub are one; a verifier of OAuth 2 tokens can be another."""
+
+    def verify(self, value: str) -> Principal | None:
+        """Who a token stands for, or None."""
+
+
+class Guard:
+    """An ASGI application around another. ``verifier`` None is no authentication: everybody is the local user."""
+
+    def __init__(self, app: ASGIApp, settings: HubSettings, verifier: Verifier | None) -> None:
+        self._app = app
+        self._hosts = frozenset(settings.hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
+        self._verifier = verifier
+        self._body_bytes = settings.bounds.body_bytes
+        self._rates = _Rates(settings.bounds.requests_per_s, settings.bounds.requests_burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except _Entered as entered:
+            await entered.answer(scope, receive, send)
+            return
+        except _Refused as refused:
+            await _refuse(scope, receive, send, refused)
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(scope, receive, send, self._body_bytes)
+        try:
+            await self._app(scope, body.receive, body.send)
+        except Exception:
+            if body.refused is None:
+                raise
+        if body.refused is not None and not body.answered:
+            late = isinstance(body.refused.error, TimedOut)
+            more = {"Connection": "close"} if late else {}
+            await _refuse(scope, receive, send, body.refused, more)
+
+    def _check(self, scope: Scope) -> None:
+        """Raises _Refused. Puts the principal into the scope."""
+        host = origin = authorization = cookie = site = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value if host is None else b""
+            elif name == b"origin":
+                origin = value
+            elif name == b"authorization":
+                authorization = value
+            elif name == b"cookie":
+                cookie = value
+            elif name == b"sec-fetch-site":
+                site = value
+        self._check_host(host)
+        if origin is not None:
+            self._check_origin(origin, host or b"")
+        if authorization is None and cookie is not None:
+            authorization = _from_cookie(scope, cookie, host or b"", origin, site)
+        principal = self._principal(scope, authorization)
+        scope[PRINCIPAL] = principal
+        # The SDK binds its sessions to this: another owner's session is not there.
+        token = AccessToken(
+            token="",
+            client_id=f"owner:{principal.owner}",
+            scopes=[principal.scope],
+            subject=principal.owner,
+        )
+        scope["user"] = AuthenticatedUser(token)
+        wait_s = self._rates.take(principal.token_id)
+        if wait_s:
+            raise _Refused(
+                QuotaExceeded(
+                    "too many requests with this token", hint=f"Try again in {wait_s:.1f} s."
+                ),
+                wait_s=wait_s,
+            )
+
+    def _check_host(self, host: bytes | None) -> None:
+        name, port = _split(host or b"")
+        if name not in self._hosts or not (port == "" or port.isdigit()):
+            raise _Refused(
+                InvalidArgument(
+                    "this request is addressed to another host",
+                    hint="Use the address that ghost serve prints, or add the name to allowed_hosts.",
+                    code="wrong_host",
+                ),
+                status=421,
+            )
+
+    def _check_origin(self, origin: bytes, host: bytes) -> None:
+        """A page may call us when it is ours: the same host and port, or one that the operator has listed."""
+        text = origin.decode("latin-1").lower()
+        try:
+            parts = urlsplit(text)
+            same = (
+                parts.scheme in ("http", "https") and parts.netloc == host.decode("latin-1").lower()
+            )
+            same = same and not (parts.path or parts.query or parts.fragment)
+        except ValueError:
+            same = False
+        if not same and text not in self._origins:
+            raise _Refused(
+                PermissionRefused(
+                    "pages of another origin may not call this hub",
+                    hint="Add the origin to allowed_origins if it should.",
+                    code="wrong_origin",
+                )
+            )
+
+    def _enter(self, scope: Scope) -> None:
+        """Raises _Entered for the address that ``ghost serve`` prints, as long as its token is valid."""
+        value = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if self._verifier is None or not value or self._verifier.verify(value) is None:
+            return
+        host = next(v.decode("latin-1") for k, v in scope["headers"] if k == b"host")
+        answer = RedirectResponse(
+            "/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+        )
+        answer.set_cookie(
+            cookie_name(host),
+            value,
+            httponly=True,
+            samesite="strict",
+            secure=scope["scheme"] == "https",
+        )
+        raise _Entered(answer)
+
+    def _principal(self, scope: Scope, authorization: bytes | None) -> Principal:
+        if self._verifier is None:
+            return LOCAL
+        if authorization is None and scope["path"] == "/" and scope["query_string"]:
+            self._enter(scope)
+        if authorization is None:
+            if scope["path"] in OPEN_PATHS:
+                return Principal(owner="", scope="read", token_id="nobody")  # noqa: S106
+            raise _Refused(
+                Unauthenticated(
+                    "a token is needed",
+                    hint="Send the header Authorization: Bearer TOKEN; ghost token create makes one.",
+                )
+            )
+        kind, _, value = authorization.decode("latin-1").partition(" ")
+        try:
+            principal = self._verifier.verify(value.strip()) if kind.lower() == "bearer" else None
+        except GhostError as error:
+            raise _Refused(error) from error
+        if principal is None:
+            raise _Refused(
+                Unauthenticated(
+                    "the token is not valid: unknown, revoked or expired",
+                    hint="See: ghost token list, ghost token create",
+                )
+            )
+        return principal
+
+
+def cookie_name(host: str) -> str:
+    """Cookies are shared by all ports of a host: each hub has a name of its own."""
+    return f"ghost-token-{_split(host.encode('latin-1', 'replace'))[1] or '0'}"
+
+
+def _from_cookie(
+    scope: Scope, cookie: bytes, host: bytes, origin: bytes | None, site: bytes | None
+) -> bytes | None:
+    """The token of a browser that has entered, as the header would carry it.
+
+    A browser sends cookies with what foreign pages ask for too: nothing but our own pages, and what the person
+    types, may use them. (Origin has been checked; SameSite does not tell the ports of a host apart.)
+    """
+    if site not in (None, b"same-origin", b"none"):
+        return None
+    if origin is None and (scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")):
+        return None
+    name = cookie_name(host.decode("latin-1")).encode()
+    for pair in cookie.split(b";"):
+        key, _, value = pair.strip().partition(b"=")
+        if key == name:
+            return b"Bearer " + value
+    return None
+
+
+class _Entered(Exception):
+    """A browser came with the token in its address: it gets a cookie, and an address without it."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__("entered")
+        self.answer = answer
+
+
+class _Body:
+    """A request's body, bounded in size and in how long the client may take for it.
+
+    Beyond the bounds the application sees a client that has gone, and what it still says is not sent.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        streamed = scope["path"] in STREAMED_PATHS
+        self._receive, self._send = receive, send
+        self._most = self._left = float("inf") if streamed else most
+        self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
+        self._whole = False
+        self.answered = False
+        self.refused: _Refused | None = None
+
+    async def receive(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        message: Message | None = None
+        with anyio.move_on_after(min(BODY_S, self._deadline - time.monotonic())):
+            message = await self._receive()
+        if message is None:
+            return self._refuse(TimedOut("the request's body did not come in time"), 408)
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._left < 0:
+                return self._refuse(
+                    LimitExceeded(
+                        f"the body is larger than {self._most} bytes",
+                        hint="Larger files go to /v1/filesystem/upload.",
+                        code="too_large",
+                    ),
+                    413,
+                )
+        return message
+
+    def _refuse(self, error: GhostError, status: int) -> Message:
+        self.refused = _Refused(error, status=status)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.refused is None or self.answered:
+            self.answered = True
+            await self._send(message)
+
+
+class _Refused(Exception):
+    def __init__(self, error: GhostError, *, status: int | None = None, wait_s: float = 0) -> None:
+        super().__init__(error.message)
+        self.error, self.status, self.wait_s = error, status, wait_s
+
+
+def _split(host: bytes) -> tuple[str, str]:
+    """Name and port of a Host header, the name in lower case; a final dot is not ours to forgive."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        name, bracket, port = text.partition("]")
+        return name + bracket, port.removeprefix(":") if port.startswith(":") else port and "?"
+    name, colon, port = text.partition(":")
+    return name, port if port or not colon else "?"
+
+
+async def _refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    refused: _Refused,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    headers = dict(more or {})
+    if refused.wait_s:
+        headers["Retry-After"] = str(max(1, round(refused.wait_s)))
+    answer = problem(refused.error, status=refused.status, headers=headers)
+    if scope["type"] == "websocket":
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await answer(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+        return
+    await answer(scope, receive, send)
+
+
+class _Rates:
+    """A bucket of requests for each token: filled at a steady rate, never above the burst."""
+
+    def __init__(
+        self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_s, self._burst, self._clock = per_s, burst, clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, token_id: str) -> float:
+        """0 when the request may pass, else after how many seconds it may."""
+        now = self._clock()
+        room, at = self._buckets.get(token_id, (float(self._burst), now))
+        room = min(self._burst, room + (now - at) * self._per_s)
+        if room < 1:
+            self._buckets[token_id] = (room, now)
+            return (1 - room) / self._per_s
+        if len(self._buckets) >= MAX_CALLERS and token_id not in self._buckets:
+            self._buckets.clear()
+        self._buckets[token_id] = (room - 1, now)
+        return 0.0

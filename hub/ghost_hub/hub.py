@@ -1,0 +1,93 @@
+# Only this file puts the hub together: Ghost, its caves by owner, the calls, and the MCP server over them.
+"""The hub as all of its transports see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from ghost_hub.metrics import Metrics
+from ghost_hub.owned import Caller, OwnerCaves
+from ghost_hub.principal import principal_of
+from ghost_hub.quota import Concurrency, allowed
+from ghost_hub.rest.events import Events
+from ghost_hub.server import hub_calls, hub_server
+from ghost_hub.settings import Bounds
+from ghost_mcp.errors import GhostError, Unauthenticated
+from ghost_mcp.ghost import Ghost
+from ghost_mcp.places import Places
+
+if TYPE_CHECKING:
+    from ghost_hub.principal import Principal
+    from ghost_mcp.backends.base import Backend
+    from ghost_mcp.calls import Layer
+    from ghost_servers.serving import Context
+
+__all__ = ["PIN", "Hub"]
+
+#: Where a route, or the header Ghost-Cave, puts the name of the cave in an ASGI scope.
+PIN = "ghost.cave"
+_HEADER = b"ghost-cave"
+
+
+class Hub:
+    """Use it as an async context manager. ``layers`` go around each call, inside of what is enforced here."""
+
+    def __init__(
+        self,
+        *,
+        backend: str | Backend | None = None,
+        pool_size: int = 0,
+        bounds: Bounds | None = None,
+        layers: Sequence[Layer] = (),
+        ghost: Ghost | None = None,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.ghost = ghost or Ghost(backend=backend, pool_size=pool_size)
+        self.places = Places(self.ghost)
+        self.events = Events()
+        quota = Concurrency(self.bounds.calls_per_owner)
+        self.metrics = Metrics()
+        self.calls = hub_calls([*layers, self.metrics, self.events, allowed, quota])
+        self.server = hub_server(self.calls, self._of_context)
+        self._owners: dict[str, OwnerCaves] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.ghost)
+        await self._stack.enter_async_context(self.places)
+        with suppress(GhostError):  # /ready says what is missing; it may come later
+            await self.ghost.backend()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    def owned(self, owner: str) -> OwnerCaves:
+        """The caves of an owner."""
+        if owner not in self._owners:
+            self._owners[owner] = OwnerCaves(
+                self.places,
+                owner,
+                most=self.bounds.caves_per_owner,
+                idle_timeout_s=self.bounds.idle_timeout_s,
+            )
+        return self._owners[owner]
+
+    def caller(self, principal: Principal, cave: str | None = None) -> Caller:
+        """The caves that a principal may use; ``cave`` is the one for calls that name none."""
+        return Caller(principal, self.owned(principal.owner), cave)
+
+    def of_scope(self, scope: Mapping[str, Any]) -> Caller:
+        """The caves of whoever sent a request. Raises Unauthenticated when the guard has not seen it."""
+        pin = scope.get(PIN)
+        if pin is None:
+            pin = next((v.decode("latin-1") for k, v in scope["headers"] if k == _HEADER), None)
+        return self.caller(principal_of(scope), pin)
+
+    def _of_context(self, context: Context) -> Caller:
+        request = context.request
+        if request is None:
+            raise Unauthenticated("this call did not come by a request")
+        return self.of_scope(request.scope)

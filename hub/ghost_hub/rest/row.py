@@ -1,0 +1,113 @@
+# A route is a row: what it takes, what it answers, what it needs. The document at /openapi.json is made of the same rows.
+"""The shape of a REST route, and what all of them have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ghost_hub.principal import principal_of
+from ghost_mcp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from ghost_hub.hub import Hub
+    from ghost_mcp.places import Caves
+
+__all__ = ["JSON", "Ask", "Row", "answer", "parse", "route"]
+
+M = TypeVar("M", bound=BaseModel)
+JSON = "application/json"
+MAX_DEPTH_ERROR = "the body is nested too deeply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request, as a row's handler sees it. ``caves`` are the caller's own."""
+
+    hub: Hub
+    request: Request
+    caves: Caves
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object; an empty body is an empty one. Raises InvalidArgument."""
+        raw = await self.request.body()
+        try:
+            found = json.loads(raw) if raw.strip() else {}
+        except (ValueError, RecursionError) as exc:
+            raise InvalidArgument(
+                f"the body is not JSON: {str(exc)[:100]}", hint="Send a JSON object."
+            ) from None
+        if not isinstance(found, dict):
+            raise InvalidArgument("the body must be a JSON object")
+        return found
+
+
+Handler = Callable[[Ask], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One route. Schemas are JSON Schema; ``query`` are the names of parameters and what they mean."""
+
+    method: str
+    path: str
+    summary: str
+    tag: str
+    scope: str
+    handler: Handler
+    body: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    status: int = 200
+    media: str = JSON
+    body_media: tuple[str, ...] = (JSON,)
+    example: Mapping[str, Any] | None = None
+
+
+def route(hub: Hub, row: Row) -> Route:
+    """The row as a route: who may, then the handler. What it raises is rendered by the application."""
+
+    async def endpoint(request: Request) -> Response:
+        principal_of(request.scope).need(row.scope)
+        _check_query(request, row)
+        return await row.handler(Ask(hub=hub, request=request, caves=hub.of_scope(request.scope)))
+
+    return Route(row.path, endpoint, methods=[row.method])
+
+
+def _check_query(request: Request, row: Row) -> None:
+    known = set(row.query)
+    if unknown := sorted(set(request.query_params) - known):
+        raise InvalidArgument(
+            f"unknown in the address: {unknown[0][:64]!r}",
+            hint=f"Known here: {', '.join(sorted(known)) or 'nothing'}.",
+        )
+
+
+def parse(model: type[M], given: Mapping[str, Any]) -> M:
+    """The body as a model. Raises InvalidArgument, with the place and without the value."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as exc:
+        problems = exc.errors(include_url=False, include_input=False)[:5]
+        lines = [
+            f"{'.'.join(map(str, one['loc']))[:100] or 'body'}: {one['msg'][:200]}"
+            for one in problems
+        ]
+        raise InvalidArgument(
+            "; ".join(lines), hint="See /openapi.json for what this route takes."
+        ) from None
+
+
+def answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON. Half characters, as odd file names give them, become question marks."""
+    body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(body, status, dict(headers or {}), media_type=JSON)

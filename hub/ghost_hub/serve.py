@@ -1,0 +1,155 @@
+# Only this file runs the hub over HTTP: sockets, signals, the first token.
+"""What ``ghost serve`` does."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ghost_hub.app import build_app
+from ghost_hub.hub import Hub
+from ghost_mcp.errors import BackendUnavailable, InvalidArgument
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from ghost_hub.settings import HubSettings
+    from ghost_hub.tokens import Tokens
+    from ghost_mcp.calls import Layer
+
+__all__ = ["run"]
+
+GRACE_S = 10
+HEAD_S = 10.0
+KEEP_ALIVE_S = 30
+BACKLOG = 1024
+
+
+def run(
+    settings: HubSettings,
+    tokens: Tokens,
+    tell: Callable[[str], None],
+    layers: Sequence[Layer] = (),
+) -> int:
+    """Serve until a signal ends it; returns the exit code. Calls under way have GRACE_S to answer.
+
+    ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
+    """
+    settings.check()
+    listener = _listen(settings)
+    port = listener.getsockname()[1]
+    hub = Hub(
+        backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
+    )
+    app = build_app(hub, settings, tokens if settings.auth else None)
+    scheme = "https" if settings.tls_cert else "http"
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    _greet(settings, tokens, address, tell)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as exc:
+        raise InvalidArgument(f"cannot use the certificate or its key: {exc}") from exc
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # told again after the end, so that a shell sees how it ended
+        pass
+    finally:
+        listener.close()
+    return 0 if server.started else BackendUnavailable.exit_code
+
+
+def _listen(settings: HubSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (settings.host, settings.port), family=family, backlog=BACKLOG, reuse_port=False
+        )
+    except OSError as exc:
+        raise BackendUnavailable(
+            f"cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}",
+            hint="Choose another with --port, or end what listens there.",
+        ) from exc
+
+
+def _greet(
+    settings: HubSettings, tokens: Tokens, address: str, tell: Callable[[str], None]
+) -> None:
+    """Say where it is; the first time with a token, which is shown this once."""
+    tell(f"Ghost listens on {address}; MCP clients use {address}/mcp")
+    if not settings.auth:
+        tell("Without tokens: every program of this machine may use it.")
+    elif not tokens.list():
+        value, _ = tokens.create(scope="admin", note="made by the first ghost serve")
+        tell(f"A token for you, shown this once: {value}")
+        tell(f"In a browser: {address}/?token={value}")
+        tell("More: ghost token create --owner NAME")
+    else:
+        tell("It wants a token: ghost token create makes one.")
+
+
+class _Protocol(H11Protocol):
+    """A connection must say what it wants within HEAD_S: one that drips its head holds nothing for longer."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is None and self._awaits_head():
+            self._arm()
+        super().data_received(data)
+        if not self._awaits_head():
+            self._disarm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if (
+            self.conn.their_state is h11.SEND_BODY
+        ):  # answered before it had said all: it has a while to finish
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _awaits_head(self) -> bool:
+        """Whether no request is under way whose head is whole."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._head_timer = self.loop.call_later(HEAD_S, self._reap)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _reap(self) -> None:
+        self._head_timer = None
+        if self._awaits_head():
+            self.transport.close()
