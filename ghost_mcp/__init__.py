@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ghost_mcp.errors import GhostError
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.lifecycle import State
+    from ghost_mcp.pool import PoolPlan
     from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Usage
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "GhostError",
     "Limits",
     "NetworkPolicy",
+    "PoolPlan",
     "Process",
     "State",
     "Usage",
@@ -41,6 +43,7 @@ _HOMES = {
     ),
     "Ghost": "ghost",
     "GhostError": "errors",
+    "PoolPlan": "pool",
     "State": "lifecycle",
 }
 

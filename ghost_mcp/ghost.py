@@ -4,29 +4,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from ghost_mcp import secrets as secret_values
+from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.cave import Cave, ExecResult
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
-from ghost_mcp.pool import Pool
-from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
+from ghost_mcp.pool import Pool, PoolPlan
+from ghost_mcp.secrets.source import StoredSecrets, check_values
+from ghost_mcp.spec import CaveInfo, CaveSpec, Given
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.secrets import SecretSource
 
 __all__ = ["Ghost"]
 
@@ -35,9 +37,12 @@ class Ghost:
     """Creates and finds caves. Use it as ``async with Ghost() as ghost:``; leaving it ends its ephemeral caves.
 
     ``backend`` is the default for specs that name none: a name, or a backend that is then opened and closed
-    here. ``state_dir`` is the local backend's folder.
-    With ``pool_size`` so many caves are kept ready, where the backend can. ``keep`` holds what servers share
-    between caves; it is closed first, while links and backends still work.
+    here. ``state_dir`` is the local backend's folder, and has the secret store. ``secrets`` is where the values
+    of ``CaveSpec.secrets`` come from: by default that store, and this process's environment for caves without
+    an owner.
+    ``pools`` says which caves are kept ready, once their backend is opened, where it can; ``pool_size`` is for
+    so many that are as the default backend makes them. ``keep`` holds what servers share between caves; it is
+    closed first, while links and backends still work.
     """
 
     def __init__(
@@ -46,19 +51,26 @@ class Ghost:
         backend: str | Backend | None = None,
         state_dir: Path | None = None,
         pool_size: int = 0,
+        pools: Sequence[PoolPlan] = (),
+        secrets: SecretSource | None = None,
     ) -> None:
         self.keep = Keep()
         self._given = None if backend is None or isinstance(backend, str) else backend
         named = backend if isinstance(backend, str) else None
         self.default_backend = self._given.name if self._given else named or default_backend()
         self._state_dir = state_dir
+        self._secrets = secrets or StoredSecrets(
+            state_dir or Path(state_folder()), environment=True
+        )
+        # cave id -> values that came with its spec: a later start() here needs them again
+        self._own_secrets: dict[str, Mapping[str, bytes]] = {}
         self._backends: dict[str, Backend] = {}
         self._homes: dict[
             str, str
         ] = {}  # cave id -> backend, so that a call on a cave asks one engine
         self._links: dict[str, Link] = {}
-        self._pool_size = pool_size
-        self._pools: dict[str, Pool] = {}
+        self._plans = [*pools, *([PoolPlan(size=pool_size)] if pool_size else [])]
+        self._pools: dict[str, list[Pool]] = defaultdict(list)
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
@@ -79,7 +91,7 @@ class Ghost:
             await self.keep.aclose()
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
-            for pool in self._pools.values():
+            for pool in (pool for pools in self._pools.values() for pool in pools):
                 await pool.aclose()
             for link in list(self._links.values()):
                 await link.aclose()
@@ -115,30 +127,36 @@ class Ghost:
             raise InvalidArgument("give a spec or its fields, not both")
         backend = await self.backend(spec.backend)
         spec = spec.with_(backend=backend.name)
-        secrets = secret_values.resolve(spec.secrets)
-        pool = self._pools.get(backend.name)
-        if pool is not None and pool.suits(spec):
-            claimed = await pool.claim(spec, secrets)
+        secrets, given = await self._resolve(spec, spec.given), spec.given
+        if given:
+            spec = spec.with_(given=Given())
+            self._own_secrets[spec.id] = given
+        for pool in self._pools[backend.name]:
+            claimed = await pool.claim(spec, secrets) if pool.suits(spec) else None
             if claimed is not None:
                 info, self._links[spec.id] = claimed
                 return self._handle(backend, info)
         return self._handle(backend, await backend.create(spec, secrets=secrets))
 
     def _fill(self, backend: Backend) -> None:
-        if self._pool_size and backend.pools and self._tasks is not None:
-            pool = self._pools[backend.name] = Pool(backend, self._pool_size, Limits(), self._tasks)
-            self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
+        if not backend.pools or self._tasks is None:
+            return
+        for plan in self._plans:
+            if (plan.template.backend or self.default_backend) == backend.name:
+                pool = Pool(backend, plan, self._tasks)
+                self._pools[backend.name].append(pool)
+                self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
 
     async def warm(self) -> None:
-        """Wait until the default backend's pool is full; at once when there is none."""
+        """Wait until the default backend's pools are full; at once when there are none."""
         backend = await self.backend()
-        if backend.name in self._pools:
-            await self._pools[backend.name].filled.wait()
+        for pool in self._pools[backend.name]:
+            await pool.filled.wait()
 
     @property
     def pooled(self) -> dict[str, int]:
-        """How many caves each backend's pool has ready."""
-        return {name: pool.ready for name, pool in self._pools.items()}
+        """How many caves each backend's pools have ready."""
+        return {name: sum(p.ready for p in pools) for name, pools in self._pools.items() if pools}
 
     async def get(self, name: str) -> Cave:
         """The cave of that full name or id. Raises CaveNotFound."""
@@ -159,7 +177,15 @@ class Ghost:
         """Bring a stopped or paused cave back."""
         cave = await self.get(name)
         backend = await self.backend(cave.info.backend)
-        return await backend.start(cave.id, secrets=secret_values.resolve(cave.info.spec.secrets))
+        given = self._own_secrets.get(cave.id, {})
+        return await backend.start(cave.id, secrets=await self._resolve(cave.info.spec, given))
+
+    async def _resolve(self, spec: CaveSpec, given: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The values of a cave's secrets. Raises InvalidArgument, LimitExceeded."""
+        others = [name for name in spec.secrets if name not in given]
+        values = {**await self._secrets.resolve(spec.owner, others), **given}
+        check_values(values)
+        return values
 
     async def destroy(self, name: str) -> None:
         """Remove a cave and everything in it. Idempotent."""
@@ -171,6 +197,7 @@ class Ghost:
             await self.drop_link(cave_id)
             await backend.destroy(cave_id)
             self._homes.pop(cave_id, None)
+            self._own_secrets.pop(cave_id, None)
 
     async def execute(
         self,

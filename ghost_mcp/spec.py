@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -118,13 +118,38 @@ class NetworkPolicy:
             raise InvalidArgument("names to allow need the network mode 'allow'")
 
 
+class Given(Mapping[str, bytes]):
+    """Values of secrets on their way to one cave. They are left out when it is shown, copied or pickled."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, bytes] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Given({', '.join(self._values)})"
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaveSpec:
     """What a caller asks for.
 
     ``id`` makes creating idempotent. ``image`` is a root tree (local) or an image reference; ``None`` is the
     backend's default. ``timeout_s`` counts from the start, ``idle_timeout_s`` from the last call; ``None`` is
-    no limit. An ``ephemeral`` cave ends with the process that made it. ``secrets`` are names, never values.
+    no limit. An ``ephemeral`` cave ends with the process that made it. ``secrets`` are names, never values; see
+    :meth:`with_secret` for values that are not stored: they are ``given``, and no part of as_dict().
     ``name`` is the owner's own: caves of different owners may have the same.
     ``workspace`` is a host folder mounted at /workspace instead of the cave's own; ``mounts`` are further
     host folders or files, read-only, by their path in the cave.
@@ -145,6 +170,7 @@ class CaveSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     ephemeral: bool = False
+    given: Given = field(default_factory=Given, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16}", self.id):
@@ -182,9 +208,17 @@ class CaveSpec:
         """A copy with some values changed and everything checked again."""
         return replace(self, **changes)
 
+    def with_secret(self, name: str, value: bytes | str | None = None) -> Self:
+        """A copy whose cave has that secret: the stored one of that name, or the value given here."""
+        names = tuple(dict.fromkeys([*self.secrets, name]))
+        if value is None:
+            return self.with_(secrets=names)
+        raw = value.encode() if isinstance(value, str) else bytes(value)
+        return self.with_(secrets=names, given=Given({**self.given, name: raw}))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; the inverse of from_dict."""
-        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "given"}
         out.update(
             env=dict(self.env),
             labels=dict(self.labels),
@@ -197,7 +231,7 @@ class CaveSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build a spec from JSON. Raises InvalidArgument for unknown keys and bad values."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"given"}
         if unknown := sorted(set(data) - known):
             raise InvalidArgument(
                 f"unknown cave setting: {unknown[0]}", hint=f"Known: {', '.join(sorted(known))}."

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-    from ghost_mcp.spec import CaveInfo, CaveSpec, Limits, Usage
+    from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 
 
 __all__ = ["Backend"]
 
 OPEN_FILES = 65_536
+SHAPE = ("image", "limits", "network")
 
 
 class Backend(ABC):
@@ -86,12 +87,20 @@ class Backend(ABC):
         Raises CaveGone when no warden answers, Conflict when the cave is stopped or paused.
         """
 
-    async def prepare(self, limits: Limits) -> str:
-        """Make a nameless cave for a warm pool, ready for connect(); returns its id. It ends with its maker."""
+    async def prepare(self, template: CaveSpec) -> str:
+        """Make a nameless cave for a warm pool, ready for connect(); returns its id. It ends with its maker.
+
+        Of the template only what makes a cave's shape counts: see fits(). Raises as create() does.
+        """
         raise Unsupported(f"the {self.name} backend has no warm pool")
 
+    def fits(self, template: CaveSpec, spec: CaveSpec) -> bool:
+        """Whether a cave prepared for ``template`` can be claimed as ``spec``; everything else is configured."""
+        own = spec.workspace is None and not spec.mounts and spec.limits.disk_bytes is None
+        return own and all(getattr(template, part) == getattr(spec, part) for part in SHAPE)
+
     async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
-        """Turn a prepared cave into the one ``spec`` describes, under ``spec.id``; its limits are the same.
+        """Turn a prepared cave into the one ``spec`` describes, under ``spec.id``; its shape must fit.
 
         Of several claims, also by other processes, exactly one succeeds; the others raise CaveNotFound. The
         caller then configures the warden with settings(). Raises Conflict when the name is taken.

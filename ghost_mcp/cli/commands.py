@@ -9,6 +9,7 @@ __all__ = ["COMMANDS", "LANGUAGES", "SCOPES", "SHELLS", "TOKEN_ACTIONS", "Argume
 
 LANGUAGES = ("python", "bash", "javascript")
 SHELLS = ("bash", "zsh", "fish")
+ACTIONS = ("set", "list", "rm", "rotate")
 TOKEN_ACTIONS = ("create", "list", "revoke")
 SCOPES = ("read", "use", "manage", "admin")
 
@@ -91,7 +92,7 @@ COMMANDS: dict[str, Command] = {
         _many(
             "--secret",
             "NAME",
-            "a variable whose value is taken from yours and stored nowhere (repeatable)",
+            "a secret for its programs: as set with ghost secret, else your variable (repeatable)",
         ),
         Argument(
             "--workspace",
@@ -166,6 +167,16 @@ COMMANDS: dict[str, Command] = {
         _flag("-f", "--follow", help="go on until the cave ends"),
         BACKEND,
         JSON,
+    ),
+    "secret": Command(
+        "secret:run",
+        "keep secrets for caves, sealed on this machine",
+        Argument("action", metavar="ACTION", choices=ACTIONS, help="set, list, rm or rotate"),
+        Argument("names", metavar="NAME", nargs="*", help="one to set, any number to rm"),
+        Argument("--owner", metavar="OWNER", default="", help="whose (default: yours)"),
+        JSON,
+        details="set reads the value from stdin, byte for byte, or asks for it. rotate changes the key that "
+        "seals them. A cave gets them with: ghost create CAVE --secret NAME",
     ),
     "mcp": Command(
         "tools:mcp",

@@ -6,17 +6,19 @@ import json
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError, Unsupported
-from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
+from ghost_mcp.ghost import Ghost
+from ghost_mcp.pool import PoolPlan
 from ghost_mcp.testing.basis import PATIENCE_S, Basis, connected, ended, until
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.spec import CaveInfo, CaveSpec
 
 __all__ = ["Endings", "Pools"]
 
@@ -201,39 +203,37 @@ class Pools(Basis):
     """prepare and claim, where the backend has a warm pool."""
 
     async def test_a_prepared_cave_is_claimed_once(self) -> None:
-        async with self.backend() as backend:
-            if not backend.pools:
-                with pytest.raises(Unsupported):
-                    await backend.prepare(Limits())
-                with pytest.raises(Unsupported):
-                    await backend.claim("0123456789abcdef", self.spec())
+        async with self.backend() as backend, self.backend() as other:
+            if await self._no_pool(backend):
                 return
-            prepared = await backend.prepare(Limits())
-            specs = [self.spec(labels={"n": str(n)}) for n in range(4)]
+            prepared = await backend.prepare(self.passing())
+            specs = [self.passing(labels={"n": str(n)}) for n in range(4)]
             claimed: list[CaveInfo] = []
 
-            async def claim(spec: CaveSpec) -> None:
+            async def claim(by: Backend, spec: CaveSpec) -> None:
                 with suppress(CaveNotFound):
-                    claimed.append(await backend.claim(prepared, spec))
+                    claimed.append(await by.claim(prepared, spec))
 
             async with anyio.create_task_group() as tasks:
-                for spec in specs:
-                    tasks.start_soon(claim, spec)
+                for number, spec in enumerate(specs):
+                    tasks.start_soon(claim, (backend, other)[number % 2], spec)
             assert len(claimed) == 1
             assert claimed[0].spec in [spec.with_(backend=backend.name) for spec in specs]
             assert [info.id for info in await self.ours(backend)] == [claimed[0].id]
+            assert (await other.get(claimed[0].full_name)).spec == claimed[0].spec
             async with self.view(claimed[0].id) as cave:
                 assert (await cave.exec(["true"])).exit_code == 0
+            await other.destroy(claimed[0].id)
+            assert await self.leftovers(claimed[0].id) == []
+            assert await self.leftovers(prepared) == []
 
     async def test_a_prepared_cave_is_no_cave_yet_and_ends_with_its_maker(self) -> None:
         async with self.backend() as backend:
-            if not backend.pools:
-                with pytest.raises(Unsupported):
-                    await backend.prepare(Limits())
+            if await self._no_pool(backend):
                 return
             before = {info.id for info in await backend.list()}
             async with self.make() as maker:
-                prepared = await maker.prepare(Limits())
+                prepared = await maker.prepare(self.passing())
                 assert {info.id for info in await backend.list()} <= before
                 stream = await maker.connect(prepared)
             with anyio.fail_after(PATIENCE_S):
@@ -243,13 +243,58 @@ class Pools(Basis):
 
     async def test_a_claim_under_a_taken_name_is_a_conflict(self) -> None:
         async with self.backend() as backend:
-            if not backend.pools:
-                with pytest.raises(Unsupported):
-                    await backend.claim("0123456789abcdef", self.spec())
+            if await self._no_pool(backend):
                 return
             taken = await backend.create(self.spec())
-            prepared = await backend.prepare(Limits())
+            prepared = await backend.prepare(self.passing())
             with pytest.raises(Conflict):
-                await backend.claim(prepared, self.spec(name=taken.name))
+                await backend.claim(prepared, self.passing(name=taken.name))
             assert [info.id for info in await self.ours(backend)] == [taken.id]
             await backend.destroy(prepared)
+            assert await self.leftovers(prepared) == []
+
+    async def test_a_pool_of_a_shape_serves_what_has_that_shape(self) -> None:
+        if not self.make().pools:
+            return
+        plan = PoolPlan(template=self.passing(limits={"memory_bytes": 256 << 20}), size=2)
+        async with Ghost(backend=self.make(), pools=[plan]) as ghost:
+            await ghost.warm()
+            (pool,) = ghost._pools[ghost.default_backend]
+            assert pool.ready == 2
+            asked = self.passing(limits={"memory_bytes": 256 << 20}, env={"COLOUR": "blue"})
+            cave = await ghost.create(asked)
+            assert pool.ready == 1
+            assert (await cave.exec('echo "$COLOUR"')).stdout == "blue\n"
+            await ghost.create(self.passing())  # of another shape: made, not claimed
+            assert len(await ghost.list()) >= 2
+            await ghost.warm()
+            assert pool.ready == 2
+
+    async def test_a_pool_that_nobody_asks_shrinks_until_somebody_does(self) -> None:
+        if not self.make().pools:
+            return
+        plan = PoolPlan(template=self.passing(), size=2, idle_s=0.5)
+        async with Ghost(backend=self.make(), pools=[plan]) as ghost:
+            await ghost.warm()
+            (pool,) = ghost._pools[ghost.default_backend]
+
+            async def holds(count: int) -> None:
+                with anyio.fail_after(PATIENCE_S):
+                    while pool.ready != count:
+                        await anyio.sleep(0.01)
+
+            await holds(0)
+            await ghost.create(self.passing())
+            await holds(2)
+
+    def passing(self, **changes: Any) -> CaveSpec:
+        return self.spec(ephemeral=True, **changes)
+
+    async def _no_pool(self, backend: Backend) -> bool:
+        """Whether there is none; then it is refused."""
+        if not backend.pools:
+            with pytest.raises(Unsupported):
+                await backend.prepare(self.passing())
+            with pytest.raises(Unsupported):
+                await backend.claim("0123456789abcdef", self.passing())
+        return not backend.pools

@@ -24,13 +24,14 @@ _RLIMITS = {
 def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """``{env, secrets, deadline_s, idle_s, lonely_s, release, rlimits}``: sets what is given.
 
-    ``secrets`` maps a name to its value in Latin-1 (bytes kept exactly); they stay in this process and in
-    the environment of the programs it starts.
+    ``secrets`` maps a name to the size of its value, the values stand in the body in that order; they stay in
+    this process and in the environment of the programs it starts.
     """
     warden = stream.peer.warden
     warden.env.update(head.get("env", {}))
-    for name, value in head.get("secrets", {}).items():
-        warden.env[name] = os.fsdecode(value.encode("latin-1"))
+    for name, size in head.get("secrets", {}).items():
+        warden.secrets[name], body = body[:size], body[size:]
+        warden.env[name] = os.fsdecode(warden.secrets[name])
     if head.get("rlimits"):
         _limit(head["rlimits"])
     if head.get("release"):
@@ -40,6 +41,14 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     )
     stream.close({})
     warden.after(0, _prepare)
+
+
+def secrets(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """Answer another hub of this cave what it was configured with, in the form of configure()."""
+    known = stream.peer.warden.secrets
+    stream.close(
+        {"secrets": {name: len(value) for name, value in known.items()}}, b"".join(known.values())
+    )
 
 
 def _prepare() -> None:

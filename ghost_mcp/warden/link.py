@@ -386,6 +386,13 @@ class Link:
         self._streams.clear()
 
 
+def configuring(settings: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The head and body of ``configure``: a head is bounded, so that the values of secrets go into the body."""
+    values = {name: value.encode("latin-1") for name, value in settings.get("secrets", {}).items()}
+    sizes = {name: len(value) for name, value in values.items()}
+    return {**settings, "op": "configure", "secrets": sizes}, b"".join(values.values())
+
+
 async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Greet a fresh warden and configure it in one round trip; returns its hello. The stream stays open.
 
@@ -394,7 +401,7 @@ async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> dict[str
     link = Link(stream, "new")
     try:
         with anyio.fail_after(HELLO_S):
-            number, opening = link.wire.open({**settings, "op": "configure"})
+            number, opening = link.wire.open(*configuring(settings))
             answer = link._streams[number] = LinkStream(link, number)
             await stream.send(link.wire.send_hello({}) + opening)
             while not answer.closed:

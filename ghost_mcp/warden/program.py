@@ -37,6 +37,7 @@ RUN = "/run/ghost"
 # operation -> (module, function); a function takes (stream, head, body) and answers through the stream.
 OPERATIONS = {
     "configure": ("lifetime", "configure"),
+    "secrets": ("lifetime", "secrets"),
     "stats": ("lifetime", "stats"),
     "exec": ("commands", "start"),
     "command": ("commands", "control"),
@@ -142,7 +143,8 @@ class Peer:
         self._out = bytearray()
         self._closed = False
         warden.watch(self.fd, READ, self._ready)
-        self.send(self.wire.send_hello({"boot": warden.boot, "pid": os.getpid()}))
+        hello = {"boot": warden.boot, "pid": os.getpid(), "secrets": len(warden.secrets)}
+        self.send(self.wire.send_hello(hello))
 
     @property
     def congested(self) -> bool:
@@ -322,6 +324,7 @@ class Warden:
     def __init__(self) -> None:
         self.boot = monotonic()
         self.env: dict[str, str] = {}
+        self.secrets: dict[str, bytes] = {}
         self.peers: set[Peer] = set()
         self.deadline: float | None = None
         self.idle_s: float | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.base import SHAPE, Backend
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
@@ -31,7 +31,7 @@ from ghost_mcp.errors import (
     map_os_errors,
 )
 from ghost_mcp.lifecycle import Event, State, after
-from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, Usage
+from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import configure
 
 if TYPE_CHECKING:
@@ -278,8 +278,10 @@ class LocalBackend(Backend):
     def _limits_memory(self, spec: CaveSpec) -> bool:
         return self._cgroups.assurance(spec.limits)["memory"][0]
 
-    async def prepare(self, limits: Limits) -> str:
-        spec = CaveSpec(limits=limits, ephemeral=True, owner=self.state.instance)
+    async def prepare(self, template: CaveSpec) -> str:
+        shape = {part: getattr(template, part) for part in SHAPE}
+        spec = CaveSpec(**shape, ephemeral=True, owner=self.state.instance)
+        self._check(spec)
         cave = self.state.prepared(spec.id)
         with map_os_errors("a cave for the pool cannot be made"):
             cave.path.mkdir(0o711)
