@@ -12,6 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 ACTIONS = ("set", "list", "rm", "rotate")
 TOKEN_ACTIONS = ("create", "list", "revoke")
 SCOPES = ("read", "use", "manage", "admin")
+ACTIONS = ("set", "list", "rm", "rotate")
 
 
 class Argument:
