@@ -5,11 +5,21 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COMMANDS", "LANGUAGES", "SCOPES", "SHELLS", "TOKEN_ACTIONS", "Argument", "Command"]
+__all__ = [
+    "COMMANDS",
+    "LANGUAGES",
+    "MCP_CLIENTS",
+    "SCOPES",
+    "SHELLS",
+    "TOKEN_ACTIONS",
+    "Argument",
+    "Command",
+]
 
 LANGUAGES = ("python", "bash", "javascript")
 SHELLS = ("bash", "zsh", "fish")
 ACTIONS = ("set", "list", "rm", "rotate")
+MCP_CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode", "codex")
 TOKEN_ACTIONS = ("create", "list", "revoke")
 SCOPES = ("read", "use", "manage", "admin")
 ACTIONS = ("set", "list", "rm", "rotate")
@@ -60,6 +70,15 @@ BACKEND = Argument(
     help="the engine: local, docker (default: $GHOST_BACKEND, else local)",
 )
 CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
+CLIENT = Argument("client", metavar="CLIENT", choices=MCP_CLIENTS, help=", ".join(MCP_CLIENTS))
+SCOPE = Argument(
+    "--scope",
+    metavar="SCOPE",
+    choices=("user", "project"),
+    default="user",
+    help="user (default): for all you do; project: for the current folder",
+)
+DRY_RUN = _flag("--dry-run", help="show what would change, and write nothing")
 
 COMMANDS: dict[str, Command] = {
     "create": Command(
@@ -241,6 +260,35 @@ COMMANDS: dict[str, Command] = {
         ),
         Argument("--save", metavar="DIR", help="a folder for the pictures of the answer"),
         BACKEND,
+        JSON,
+    ),
+    "install": Command(
+        "install:install",
+        "give Ghost to an MCP client: put it into that client's configuration",
+        CLIENT,
+        Argument(
+            "--http",
+            metavar="URL",
+            nargs="?",
+            const="http://127.0.0.1:8000/mcp",
+            help="use the hub at that address instead of starting one (default: %(const)s)",
+        ),
+        Argument(
+            "--token-file",
+            metavar="FILE",
+            help="a file with the hub's token (default: $GHOST_TOKEN)",
+        ),
+        SCOPE,
+        DRY_RUN,
+        JSON,
+        details="What was there is kept beside the file. A token is written only into a file of the user.",
+    ),
+    "uninstall": Command(
+        "install:uninstall",
+        "take Ghost out of an MCP client's configuration",
+        CLIENT,
+        SCOPE,
+        DRY_RUN,
         JSON,
     ),
     "doctor": Command(

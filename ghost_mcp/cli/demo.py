@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
 
-from ghost_mcp.cli.clients import clients
+from ghost_mcp.cli.clients import CLIENTS, Way, entry, ghost_command
+from ghost_mcp.cli.install import snippet
 from ghost_mcp.cli.story import Answer, play
 from ghost_mcp.errors import BackendUnavailable, GhostError, TimedOut
 
 if TYPE_CHECKING:
     import argparse
 
+    from ghost_mcp.cli import clients
     from ghost_mcp.cli.output import Output
 
 __all__ = ["run", "server"]
@@ -43,7 +46,7 @@ def run(options: argparse.Namespace, out: Output) -> int:
             {
                 "calls": [_as_dict(answer) for answer in answers],
                 "screenshot": shot,
-                "clients": [asdict(client) for client in clients()],
+                "clients": [_client_as_dict(one) for one in CLIENTS],
             }
         )
     else:
@@ -124,9 +127,22 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
     }
 
 
+def _way() -> Way:
+    return Way(command=(*ghost_command(), "mcp"))
+
+
+def _client_as_dict(one: clients.Client) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "title": one.title,
+        "where": one.where,
+        "install": f"ghost install {one.name}",
+        "entry": entry(one, _way()),
+    }
+
+
 def _show_clients(out: Output) -> None:
-    out.line("To give this to your own agent:")
-    for client in clients():
-        out.line(f"\n{client.name}: {client.where}\n  {json.dumps(client.entry)}")
-        if client.command:
-            out.line(f"  or: {client.command}")
+    ghost = shlex.join(ghost_command())
+    out.line(f"To give this to your own agent: {ghost} install CLIENT, or paste")
+    for one in CLIENTS:
+        out.line(f"\n{one.title} ({one.name}): {one.where}\n{indent(snippet(one, _way()), '  ')}")

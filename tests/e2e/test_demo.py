@@ -10,13 +10,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from mcp import Client, StdioServerParameters
 from PIL import Image
 
-from ghost_mcp.cli.clients import clients, ghost_command
+from ghost_mcp.cli.clients import CLIENTS, Way, entry, ghost_command
 from ghost_mcp.cli.demo import server
 from ghost_mcp.cli.story import GUEST, Answer, Document, play
 from tests import documents
@@ -119,8 +119,8 @@ def test_the_demo(state_dir: Path, tmp_path: Path) -> None:
     with Image.open(shot) as image:
         assert image.format == "PNG"
         size = image.size
-    for client in clients():
-        assert client.name in done.stdout
+    for client in CLIENTS:
+        assert client.title in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) < 400
     told = json.loads(_demo(state_dir, tmp_path, "--json").stdout)
     assert [call["tool"] for call in told["calls"]][-1] == "markitdown_extract_images"
@@ -157,11 +157,11 @@ async def test_the_printed_configuration_starts_a_server() -> None:
     """The entry of each client, taken as that client takes it."""
     program = ghost_command()
     assert os.path.isabs(program[0])
-    for client in clients():
-        entry: dict[str, Any] = next(iter(client.entry.values()))["ghost"]
-        assert [entry["command"], *entry["args"]] == [*program, "mcp"]
+    for client in CLIENTS:
+        given = entry(client, Way(command=(*program, "mcp")))
+        assert [given["command"], *given["args"]] == [*program, "mcp"]
     settings = {"GHOST_STATE_DIR": os.environ["GHOST_STATE_DIR"]}
-    parameters = StdioServerParameters(command=entry["command"], args=entry["args"], env=settings)
+    parameters = StdioServerParameters(command=given["command"], args=given["args"], env=settings)
     async with Client(parameters, read_timeout_seconds=60) as connected:
         result: CallToolResult = await connected.call_tool("shell_exec", {"command": "echo here"})
         assert (result.structured_content or {})["stdout"] == "here\n"
