@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ghost_mcp.tool import Call, Progress, Tool, invoke, silent
 if TYPE_CHECKING:
     from ghost_mcp.places import Caves, Place
     from ghost_mcp.reply import Reply
+    from ghost_mcp.secrets.masker import Masker
 
 __all__ = ["Answer", "Asked", "Calls", "Layer", "Run", "foreseen"]
 
@@ -98,15 +100,50 @@ async def _run(asked: Asked) -> Answer:
         place = asked.place = await asked.caves.place(asked.cave)
     except Exception as exc:  # noqa: BLE001 - foreseen() logs what nobody foresaw
         return Answer(outcome=foreseen(exc, asked.name))
+    masker = place.link.masker
+    progress = asked.progress if masker is None else partial(_report, asked.progress, masker)
     try:
-        call = Call(cave=place.cave, keep=place.keep, progress=asked.progress)
-        return Answer(outcome=await invoke(asked.tool, call, asked.arguments), note=place.note)
+        call = Call(cave=place.cave, keep=place.keep, progress=progress)
+        reply = await invoke(asked.tool, call, asked.arguments)
+        return Answer(outcome=_masked(reply, masker), note=place.note)
     except Exception as exc:  # noqa: BLE001 - as above
-        error = await asked.caves.failed(place, foreseen(exc, asked.name))
-        return Answer(outcome=error, note=place.note)
+        error = await asked.caves.failed(place, foreseen(exc, asked.name, masker))
+        return Answer(outcome=_masked_error(error, masker), note=place.note)
 
 
-def foreseen(exc: Exception, what: str) -> GhostError:
+# The link masks what a warden says. What a page says comes another way, and what is said may be put together
+# from pieces: hence once more, here.
+
+
+def _masked(reply: Reply, masker: Masker | None) -> Reply:
+    if masker is None:
+        return reply
+    return replace(
+        reply,
+        text=masker.text(reply.text),
+        data=masker.value(reply.data),
+        handles=[replace(handle, name=masker.text(handle.name)) for handle in reply.handles],
+    )
+
+
+def _masked_error(error: GhostError, masker: Masker | None) -> GhostError:
+    if masker is not None:
+        error.message, error.hint = masker.text(error.message), masker.text(error.hint)
+        error.data, error.args = masker.value(error.data), (error.message,)
+    return error
+
+
+async def _report(
+    progress: Progress,
+    masker: Masker,
+    done: float,
+    total: float | None = None,
+    message: str | None = None,
+) -> None:
+    await progress(done, total, None if message is None else masker.text(message))
+
+
+def foreseen(exc: Exception, what: str, masker: Masker | None = None) -> GhostError:
     """The GhostError behind an exception. Anything else is a bug: logged under an id, told only by the id."""
     leaf = exc
     while isinstance(leaf, ExceptionGroup):
@@ -114,7 +151,11 @@ def foreseen(exc: Exception, what: str) -> GhostError:
     if isinstance(leaf, GhostError):
         return leaf
     number = secrets.token_hex(4)
-    _log.error("error %s in %s", number, what, exc_info=exc)
+    if masker is None:
+        _log.error("error %s in %s", number, what, exc_info=exc)
+    else:
+        trace = masker.text("".join(traceback.format_exception(exc)))
+        _log.error("error %s in %s\n%s", number, what, trace)
     return Internal(
         f"Ghost failed inside (error {number})",
         hint="Its log says why, under that id. Another way of asking may work.",

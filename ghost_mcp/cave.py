@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -360,7 +360,23 @@ class Cave:
         return await self._backend.usage(self.id)
 
     def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
-        return self._backend.logs(self.id, follow=follow)
+        """The warden's log from its beginning, in pieces; with ``follow`` until the cave ends."""
+        pieces = self._backend.logs(self.id, follow=follow)
+        return self._masked(pieces) if self.info.spec.secrets else pieces
+
+    async def _masked(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        masker = await self._ghost.masker(self.info)
+        if masker is None:
+            raise CaveGone(f"cave {self.name} is another one by now")
+        feed = masker.feed()
+        try:
+            async for piece in pieces:
+                if shown := feed.feed(piece):
+                    yield shown
+            yield feed.flush()
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
 
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
 from ghost_mcp.pool import Pool, PoolPlan
+from ghost_mcp.secrets.masker import Masker, values_of
 from ghost_mcp.secrets.source import StoredSecrets, check_values
 from ghost_mcp.spec import CaveInfo, CaveSpec, Given
 from ghost_mcp.warden.link import Link
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ghost_mcp.secrets import SecretSource
 
 __all__ = ["Ghost"]
+
+SECRETS_S = 20.0
 
 
 class Ghost:
@@ -228,7 +231,30 @@ class Ghost:
             raise GhostError("Ghost is not open", hint="Use it as: async with Ghost() as ghost:")
         backend = await self.backend(self._homes.get(cave_id, ""))
         stream = await backend.connect(cave_id)
-        return await Link.open(stream, self._tasks, name=cave_id)
+        link = await Link.open(stream, self._tasks, name=cave_id)
+        if link.hello.get("secrets"):
+            try:
+                link.masker = Masker(values_of(*await link.call("secrets", timeout_s=SECRETS_S)))
+            except BaseException:
+                await link.aclose()
+                raise
+        return link
+
+    async def masker(self, info: CaveInfo) -> Masker | None:
+        """What masks the secrets of a cave; None when it has none.
+
+        Its warden knows them best. Of a cave that is not running, those are masked that can be resolved here.
+        """
+        if not info.spec.secrets:
+            return None
+        with suppress(GhostError):
+            if (masker := (await self.link(info.id)).masker) is not None:
+                return masker
+        values = dict(self._own_secrets.get(info.id, {}))
+        for name in info.spec.secrets:
+            with suppress(GhostError):
+                values.update(await self._secrets.resolve(info.spec.owner, [name]))
+        return Masker(values)
 
     async def drop_link(self, cave_id: str) -> None:
         """Close the link to a cave, if there is one."""

@@ -18,6 +18,7 @@ from ghost_mcp.errors import (
     InvalidArgument,
     Unsupported,
 )
+from ghost_mcp.secrets.masker import Masker
 from ghost_mcp.spec import CaveSpec
 from ghost_mcp.warden.link import Link, configuring
 
@@ -136,6 +137,7 @@ class Pool:
         info = await self._backend.claim(prepared, spec)
         await link.call("configure", *configuring(self._backend.settings(spec, secrets)))
         link.name = info.name
+        link.masker = Masker(secrets) if secrets else None
         return info
 
     async def _discard(self, prepared: str, spec: CaveSpec, link: Link) -> None:

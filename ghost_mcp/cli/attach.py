@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
 
+    from ghost_mcp.secrets.masker import Feed
+
 __all__ = ["HELLO_S", "Attachment", "Interrupted", "OutputClosed"]
 
 HELLO_S = 20.0
@@ -71,6 +73,9 @@ class Attachment:
         self._out = bytearray()
         self._pending: deque[tuple[int, memoryview]] = deque()
         self._answer: dict[str, Any] | None = None
+        self._body = b""
+        self._secrets = False
+        self._feeds: dict[int, Feed] = {}  # by channel, when the cave has secrets
         self._interrupts = 0
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
@@ -91,8 +96,11 @@ class Attachment:
                     raise TimedOut("the cave's warden does not answer")
                 patience = None
                 silent()
-            elif any(frame.kind == wire.HELLO for frame in self._receive()):
-                return
+            else:
+                for frame in self._receive():
+                    if frame.kind == wire.HELLO:
+                        self._secrets = bool(frame.head.get("secrets"))
+                        return
 
     def run(self, head: dict[str, Any]) -> dict[str, Any]:
         """Run the program to its end; returns ``{exit_code, timed_out, duration_s}``.
@@ -100,13 +108,16 @@ class Attachment:
         Raises the GhostError the warden answered with, CaveGone, LimitExceeded, Interrupted, OutputClosed.
         The first interrupt goes to the program, the second ends it.
         """
+        self._out += self._wire.send_hello({})
+        if self._secrets:
+            self._learn()
         try:
             self._stream, opening = self._wire.open({"op": "exec", **head})
         except wire.LocalProtocolError as exc:
             raise LimitExceeded(
                 "the command is too long for one call", hint="Write it to a file and run that."
             ) from exc
-        self._out += self._wire.send_hello({}) + opening
+        self._out += opening
         with _Signals(terminal=self._terminal) as signals:
             while self._answer is None or self._pending:
                 self._watch(self._interest(signals.fd))
@@ -121,6 +132,22 @@ class Attachment:
         if any(type(self._answer.get(key)) not in kind for key, kind in kinds.items()):
             raise ProtocolFailure("the cave's warden did not say how the program ended")
         return self._answer
+
+    def _learn(self) -> None:
+        """Ask for the cave's secrets: its programs' output is masked here, as it is everywhere."""
+        from ghost_mcp.secrets.masker import Masker, values_of
+
+        self._stream, opening = self._wire.open({"op": "secrets"})
+        self._out += opening
+        deadline = monotonic() + HELLO_S
+        while self._answer is None:
+            self._watch({self._sock.fileno(): _READABLE | (_WRITABLE if self._out else 0)})
+            if not self._poll.poll(max(0, int((deadline - monotonic()) * 1000))):
+                raise TimedOut("the cave's warden does not answer")
+            self._exchange()
+        masker = Masker(values_of(self._answer, self._body))
+        self._feeds = {channel: masker.feed() for channel in self._sinks}
+        self._answer = None
 
     # --- what to wait for ------------------------------------------------------------------------
 
@@ -189,17 +216,24 @@ class Attachment:
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CLOSE:
-            self._answer = frame.head
+            self._answer, self._body = frame.head, frame.body
+            for channel, feed in self._feeds.items():
+                self._put(channel, feed.flush())
         elif frame.kind == wire.RESET:
             raise CaveGone("the warden gave the program up")
         elif frame.kind == wire.DATA:
-            sink = self._sinks.get(frame.channel)
-            if isinstance(sink, int):
-                self._pending.append((sink, memoryview(frame.body)))
-                return
-            if sink is not None:
-                self._collect(sink, frame.body)
-            self._out += self._wire.consumed(self._stream, len(frame.body))
+            masked = self._feeds.get(frame.channel)
+            self._put(frame.channel, masked.feed(frame.body) if masked else frame.body)
+            if not isinstance(self._sinks.get(frame.channel), int):  # else as it is written
+                self._out += self._wire.consumed(self._stream, len(frame.body))
+
+    def _put(self, channel: int, data: bytes) -> None:
+        sink = self._sinks.get(channel)
+        if isinstance(sink, int):
+            if data:
+                self._pending.append((sink, memoryview(data)))
+        elif sink is not None:
+            self._collect(sink, data)
 
     @staticmethod
     def _collect(sink: bytearray, data: bytes) -> None:

@@ -29,6 +29,10 @@ try:
 except OSError:
     print("not reached")
 """
+_SAME = """
+import os
+print(open("expected", "rb").read() == os.environb[b"API_KEY"])
+"""
 _FORK = """
 import os, time
 born = 0
@@ -54,8 +58,13 @@ class Truth(Basis):
             info = await backend.create(self.spec(secrets=["API_KEY"]), secrets={"API_KEY": secret})
             for again in range(2):
                 async with self.view(info.id) as cave:
-                    done = await cave.exec('printf %s "$API_KEY"')
-                    assert done.stdout_bytes == secret
+                    await cave.write("expected", secret)
+                    assert await self.script(cave, _SAME) == "True"
+                    done = await cave.exec(
+                        'printf %s "$API_KEY"; sleep 0; printf %s "$API_KEY" >&2'
+                    )
+                    assert done.stdout_bytes.startswith(b"[secret API_KEY]")
+                    assert (len(done.stdout_bytes), done.stderr) == (len(secret), done.stdout)
                     usage = await cave.usage()
                     log = b"".join([piece async for piece in cave.logs()])
                 listed = [seen.as_dict() for seen in await backend.list()]

@@ -17,6 +17,9 @@ from ghost_mcp.warden import wire
 if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup
 
+    from ghost_mcp.secrets.border import Border
+    from ghost_mcp.secrets.masker import Masker
+
 __all__ = ["Link", "LinkStream"]
 
 HELLO_S = 20.0
@@ -33,8 +36,9 @@ class LinkStream:
     end. Data not received holds the warden back, never the other streams.
     """
 
-    def __init__(self, link: Link, number: int) -> None:
+    def __init__(self, link: Link, number: int, border: Border | None = None) -> None:
         self._link = link
+        self._border = border
         self.id = number
         self._data: deque[tuple[int, bytes | bytearray]] = deque()
         self._growing: dict[int, bytearray] = {}  # channel -> its newest piece, while it is small
@@ -50,29 +54,45 @@ class LinkStream:
 
     async def receive(self) -> tuple[int, bytes] | None:
         """The next piece of output, or None when the stream has ended. Raises what ended it badly."""
-        while not self._data:
-            if self._failure is not None:
-                raise self._failure
-            if self._answer is not None:
-                return None
-            await self._change()
-        channel, piece = self._data.popleft()
-        if self._growing.get(channel) is piece:
-            del self._growing[channel]
-        data = bytes(piece)
-        await self._link.write(self._link.wire.consumed(self.id, len(data)))
-        return channel, data
+        while True:
+            while not self._data:
+                if (rest := self._rest()) is not None:
+                    return rest
+                if self._failure is not None:
+                    raise self._failure
+                if self._answer is not None:
+                    return None
+                await self._change()
+            channel, piece = self._data.popleft()
+            if self._growing.get(channel) is piece:
+                del self._growing[channel]
+            data = bytes(piece)
+            await self._link.write(self._link.wire.consumed(self.id, len(data)))
+            if self._border is not None:
+                data = self._border.data(channel, data)
+            if data:
+                return channel, data
+
+    def _rest(self) -> tuple[int, bytes] | None:
+        """What masking held back, once nothing can follow it."""
+        if self._border is None or not (self.closed or self._ended):
+            return None
+        return self._border.rest(None if self.closed else self._ended)
 
     def ended(self, channel: int = 0) -> bool:
         """Whether the warden has closed that channel and everything of it was received."""
-        return channel in self._ended and not any(c == channel for c, _ in self._data)
+        return (
+            channel in self._ended
+            and not any(c == channel for c, _ in self._data)
+            and not (self._border is not None and self._border.holding(channel))
+        )
 
     async def receive_or_eof(self, channel: int = 0) -> bytes:
         """The next piece of one channel; empty at its end."""
         while True:
             if self.ended(channel):
                 return b""
-            if self._data or self.closed:
+            if self._data or self.closed or channel in self._ended:
                 piece = await self.receive()
                 if piece is None:
                     return b""
@@ -145,12 +165,17 @@ class LinkStream:
         elif frame.kind == wire.NOTE:
             if len(self._notes) >= MAX_NOTES:
                 raise wire.RemoteProtocolError("a flood of notes")
-            self._notes.append((frame.head, frame.body))
+            self._notes.append(self._masked(frame))
         elif frame.kind == wire.CLOSE:
-            self._answer = (frame.head, frame.body)
+            self._answer = self._masked(frame)
         elif frame.kind == wire.RESET:
             self._failure = CaveGone("the warden gave the stream up")
         self._wake()
+
+    def _masked(self, frame: wire.Frame) -> tuple[dict[str, Any], bytes]:
+        if self._border is None:
+            return frame.head, frame.body
+        return self._border.answer(frame.head, frame.body)
 
     def _take(self, channel: int, body: bytes) -> None:
         """Queue a piece. Small ones grow together: a million of one byte must not cost a million objects."""
@@ -178,6 +203,8 @@ class Link:
         self.name = name
         self.wire = wire.Connection(hub=True)
         self.hello: dict[str, Any] = {}
+        #: The secrets of the cave: what comes over this link is masked.
+        self.masker: Masker | None = None
         self.on_accept: Callable[[LinkStream, dict[str, Any]], Awaitable[None] | None] | None = None
         self._streams: dict[int, LinkStream] = {}
         self._outgoing = bytearray()
@@ -276,7 +303,8 @@ class Link:
             number, data = self.wire.open(head, body)
         except wire.LocalProtocolError as exc:
             raise LimitExceeded(f"too much at once for one link: {exc}") from exc
-        stream = self._streams[number] = LinkStream(self, number)
+        border = None if self.masker is None else self.masker.border(head["op"], head)
+        stream = self._streams[number] = LinkStream(self, number, border)
         await self.write(data)
         return stream
 

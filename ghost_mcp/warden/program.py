@@ -371,7 +371,13 @@ class Warden:
         self.active = monotonic()
 
     def log(self, text: str) -> None:
-        """One line to the cave's log. Control bytes are escaped: what runs in the cave chose some of them."""
+        """One line to the cave's log. Control bytes are escaped: what runs in the cave chose some of them.
+
+        The log lies outside of the cave: no secret is written into it.
+        """
+        for name, value in self.secrets.items():
+            if len(value) >= 6:
+                text = text.replace(os.fsdecode(value).strip(), f"[secret {name}]")
         line = f"{time():.3f} {ascii(text)[1:-1][:2000]}\n".encode("ascii")
         try:
             os.write(2, line)
