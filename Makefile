@@ -5,7 +5,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick lint format bench fuzz build requirements clean
+.PHONY: help setup setup-test run test test-quick lint format bench fuzz build bundle requirements clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ fuzz: setup-test ## Fuzz the wire format and the parsers for long
 build: setup-test ## Build the sdist and the wheel into dist/
 	@rm -rf dist
 	$(BIN)/uv build --quiet --no-build-isolation --python $(PYTHON)
+
+bundle: setup ## Build the MCPB bundle into dist/
+	@$(PYTHON) configs/clients/bundle.py
 
 requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/runtime.txt
