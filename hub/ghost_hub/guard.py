@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -106,14 +107,7 @@ class Guard:
             authorization = _from_cookie(scope, cookie, host or b"", origin, site)
         principal = self._principal(scope, authorization)
         scope[PRINCIPAL] = principal
-        # The SDK binds its sessions to this: another owner's session is not there.
-        token = AccessToken(
-            token="",
-            client_id=f"owner:{principal.owner}",
-            scopes=[principal.scope],
-            subject=principal.owner,
-        )
-        scope["user"] = AuthenticatedUser(token)
+        scope["user"] = _user(principal)
         wait_s = self._rates.take(principal.token_id)
         if wait_s:
             raise _Refused(
@@ -200,6 +194,18 @@ class Guard:
                 )
             )
         return principal
+
+
+@lru_cache(1024)
+def _user(principal: Principal) -> AuthenticatedUser:
+    """The principal as the SDK knows it, which binds sessions to this: another owner's session is not there."""
+    token = AccessToken(
+        token="",
+        client_id=f"owner:{principal.owner}",
+        scopes=[principal.scope],
+        subject=principal.owner,
+    )
+    return AuthenticatedUser(token)
 
 
 def cookie_name(host: str) -> str:

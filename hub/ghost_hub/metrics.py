@@ -40,6 +40,7 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._series: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._running = Gauge(
             "ghost_calls_running", "Tool calls under way.", registry=self._registry
         )
@@ -57,8 +58,17 @@ class Metrics:
             return done
         finally:
             self._running.dec()
-            self._calls.labels(asked.name, outcome).inc()
-            self._seconds.labels(asked.name).observe(time.perf_counter() - began)
+            calls, seconds = self._of(asked.name, outcome)
+            calls.inc()
+            seconds.observe(time.perf_counter() - began)
+
+    def _of(self, tool: str, outcome: str) -> tuple[Counter, Histogram]:
+        """The two series of a call. To look one up by its labels takes a lock and a sort."""
+        found = self._series.get((tool, outcome))
+        if found is None:
+            found = self._calls.labels(tool, outcome), self._seconds.labels(tool)
+            self._series[tool, outcome] = found
+        return found
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -13,6 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Mount, Route
 
 from ghost_hub.hub import PIN
+from ghost_hub.listing import Listing
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -65,7 +66,7 @@ class Transports:
             yield
 
     def routes(self) -> list[BaseRoute]:
-        streamable = self._manager.asgi_app
+        streamable = Listing(self._manager.asgi_app)
         return [
             Route("/mcp", _Endpoint(streamable)),
             Route("/caves/{cave}/mcp", _Endpoint(_pinned(streamable))),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
-from tests.bench import caves, crowd, place, programs, serving, table, tools
+from tests.bench import caves, crowd, http, place, programs, serving, table, tools
 from tests.bench.measure import Row
 from tests.bench.place import Place
 
@@ -34,6 +34,11 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "version": programs.version,
     "ghost-exec": programs.exec_,
     "ready": serving.ready,
+    "http-mcp": http.mcp,
+    "http-rest": http.rest,
+    "http-throughput": http.throughput,
+    "http-download": http.download,
+    "http-idle": http.idle,
 }
 MEASUREMENT_S = 240
 
