@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote, quote_plus
@@ -67,7 +68,7 @@ def _broken(encoded: bytes) -> Iterator[bytes]:
 
 
 def _escaped(core: bytes) -> Iterator[bytes]:
-    """In a URL, in JSON, in source text; with what is no UTF-8 replaced, as decoding shows it."""
+    """In a URL, in JSON, in Markdown, HTML and source text; with what is no UTF-8 replaced, as decoding shows it."""
     for safe in ("", "/", _UNRESERVED):
         upper = quote(core, safe=safe)
         yield upper.encode()
@@ -79,6 +80,9 @@ def _escaped(core: bytes) -> Iterator[bytes]:
         inner = json.dumps(text, ensure_ascii=plain)[1:-1]
         yield inner.encode()
         yield inner.replace("/", "\\/").encode()
+    yield text.replace("_", "\\_").replace("*", "\\*").encode()  # Markdown
+    for quotes in (True, False):
+        yield html.escape(text, quote=quotes).encode()
     yield repr(text)[1:-1].encode()
     yield repr(core)[2:-1].encode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ghost_hub.metrics import Metrics
@@ -14,9 +15,11 @@ from ghost_hub.quota import Concurrency, allowed
 from ghost_hub.rest.events import Events
 from ghost_hub.server import hub_calls, hub_server
 from ghost_hub.settings import Bounds
+from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.errors import GhostError, Unauthenticated
 from ghost_mcp.ghost import Ghost
 from ghost_mcp.places import Places
+from ghost_mcp.secrets import StoredSecrets
 
 if TYPE_CHECKING:
     from ghost_hub.principal import Principal
@@ -44,7 +47,9 @@ class Hub:
         ghost: Ghost | None = None,
     ) -> None:
         self.bounds = bounds or Bounds()
-        self.ghost = ghost or Ghost(backend=backend, pool_size=pool_size)
+        # Who asks over the network gets what was set for it, never a variable of this process.
+        stored = StoredSecrets(Path(state_folder()), environment=False)
+        self.ghost = ghost or Ghost(backend=backend, pool_size=pool_size, secrets=stored)
         self.places = Places(self.ghost)
         self.events = Events()
         quota = Concurrency(self.bounds.calls_per_owner)

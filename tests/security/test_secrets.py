@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -20,31 +19,11 @@ from ghost_mcp.errors import PermissionRefused
 from ghost_mcp.secrets.keys import FileKeys, GivenKey, Passphrase
 from ghost_mcp.secrets.seal import Seal
 from ghost_mcp.secrets.store import SecretStore
+from tests.security.canary import canary, forms, holding
 
 LONG = bool(os.environ.get("GHOST_TEST_LONG"))
 ROTATOR = Path(__file__).parent / "rotator.py"
 SEED = 20_261_125
-
-
-def forms(value: bytes) -> list[bytes]:
-    """The value as it is, and as it is most often written."""
-    shifted = (base64.b64encode(b"x" * pad + value)[4:-4] for pad in range(3))
-    hexed = value.hex().encode()
-    return [value, *shifted, hexed, hexed.upper(), quote(value, safe="").encode()]
-
-
-def canary() -> bytes:
-    return f"c4n%ry/{os.urandom(16).hex()}+é".encode()
-
-
-def holding(folder: Path, needles: list[bytes]) -> list[Path]:
-    """The files below a folder that hold one of the needles."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            found += [path for needle in needles if needle in data][:1]
-    return found
 
 
 @pytest.fixture

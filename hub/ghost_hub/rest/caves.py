@@ -34,6 +34,10 @@ class NewCave(BaseModel):
         default=None, description="An image's reference, where the backend has images."
     )
     env: dict[str, str] = Field(default_factory=dict)
+    secrets: list[str] = Field(
+        default_factory=list,
+        description="Names of secrets of yours, as set on the hub's machine; their values are never told.",
+    )
     cpus: float | None = Field(default=None, ge=0.01)
     memory_bytes: int | None = Field(default=Limits().memory_bytes, ge=32 * MIB)
     pids: int | None = Field(default=Limits().pids, ge=16)
@@ -58,6 +62,7 @@ class NewCave(BaseModel):
             backend=self.backend.lower(),
             image=self.image,
             env=self.env,
+            secrets=tuple(dict.fromkeys(self.secrets)),
             limits=Limits(
                 cpus=self.cpus,
                 memory_bytes=self.memory_bytes,
