@@ -151,7 +151,8 @@ class CaveSpec:
     no limit. An ``ephemeral`` cave ends with the process that made it. ``secrets`` are names, never values; see
     :meth:`with_secret` for values that are not stored: they are ``given``, and no part of as_dict().
     ``name`` is the owner's own: caves of different owners may have the same.
-    ``workspace`` is a host folder mounted at /workspace instead of the cave's own; ``mounts`` are further
+    ``workspace`` is a host folder mounted at /workspace instead of the cave's own (docker: also
+    ``volume:NAME``, which outlives its caves); ``mounts`` are further
     host folders or files, read-only, by their path in the cave.
     """
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ghost_mcp.errors import Unsupported
@@ -117,6 +117,11 @@ class Backend(ABC):
             "release": not spec.ephemeral,
             "rlimits": {"nofile": OPEN_FILES, "core": 0},
         }
+
+    async def leftovers(self, *, remove: bool) -> Sequence[str]:
+        """What the engine still has of caves that are gone or were never finished, and what was made for them
+        alone, by name; with ``remove`` it is removed."""
+        return []
 
     @abstractmethod
     async def usage(self, cave_id: str) -> Usage:

@@ -206,7 +206,9 @@ def _spec(options: argparse.Namespace) -> CaveSpec:
     limits["memory_bytes"] = options.memory and parse_size(options.memory)
     limits["disk_bytes"] = options.disk and parse_size(options.disk)
     labels = dict(_pair(label) for label in options.label)
-    workspace = options.workspace and os.path.abspath(options.workspace)
+    workspace = options.workspace
+    if workspace and not workspace.startswith("volume:"):
+        workspace = os.path.abspath(workspace)
     return CaveSpec(
         name=check_name(options.name),
         backend=options.backend or "",

@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
         Argument(
             "--workspace",
             metavar="DIR",
-            help="a folder of yours as /workspace, instead of the cave's own",
+            help="a folder of yours as /workspace, instead of the cave's own; docker: also volume:NAME",
         ),
         _many("--label", "KEY=VALUE", "a label (repeatable)"),
         BACKEND,
@@ -243,6 +243,13 @@ COMMANDS: dict[str, Command] = {
         ),
         Argument("--expires", metavar="SPAN", help="ends it so long from now: 12h, 30d"),
         Argument("--note", metavar="TEXT", default="", help="what it is for"),
+        JSON,
+    ),
+    "gc": Command(
+        "gc:gc",
+        "remove caves that have ended, and what broken-off work left behind",
+        _flag("--dry-run", help="only say what would be removed"),
+        BACKEND,
         JSON,
     ),
     "call": Command(

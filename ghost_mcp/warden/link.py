@@ -10,17 +10,18 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import ByteStream
 
 from ghost_mcp.errors import CaveGone, LimitExceeded, ProtocolFailure, TimedOut, from_wire
 from ghost_mcp.warden import wire
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream, TaskGroup
+    from anyio.abc import TaskGroup
 
     from ghost_mcp.secrets.border import Border
     from ghost_mcp.secrets.masker import Masker
 
-__all__ = ["Link", "LinkStream"]
+__all__ = ["Configured", "Link", "LinkStream", "configure", "configuring"]
 
 HELLO_S = 20.0
 STALL_S = 10.0
@@ -214,12 +215,18 @@ class Link:
 
     @classmethod
     async def open(cls, stream: ByteStream, tasks: TaskGroup, *, name: str) -> Link:
-        """Greet the warden and start reading. Raises CaveGone, ProtocolFailure or TimedOut."""
+        """Greet the warden and start reading. Raises CaveGone, ProtocolFailure or TimedOut.
+
+        Over a stream that configure() has returned the greeting has been.
+        """
         link = cls(stream, name)
+        if isinstance(stream, Configured):
+            link.wire, link.hello = stream.wire, stream.hello
         try:
             with anyio.fail_after(HELLO_S):
-                await link.write(link.wire.send_hello({}))
-                await link._greet()
+                if not link.hello:
+                    await link.write(link.wire.send_hello({}))
+                    await link._greet()
         except TimeoutError:
             await stream.aclose()
             raise TimedOut(f"the warden of cave {name} does not answer") from None
@@ -421,10 +428,31 @@ def configuring(settings: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
     return {**settings, "op": "configure", "secrets": sizes}, b"".join(values.values())
 
 
-async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Greet a fresh warden and configure it in one round trip; returns its hello. The stream stays open.
+class Configured(ByteStream):
+    """A stream over which a warden was configured, for whoever connects first: opening another may be dear."""
 
-    Raises CaveGone when the cave ends first, ProtocolFailure, TimedOut.
+    def __init__(self, raw: ByteStream, link: Link) -> None:
+        self.raw = raw
+        self.wire = link.wire
+        self.hello = link.hello
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        return await self.raw.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        await self.raw.send(item)
+
+    async def send_eof(self) -> None:
+        await self.raw.send_eof()
+
+    async def aclose(self) -> None:
+        await self.raw.aclose()
+
+
+async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> Configured:
+    """Greet a fresh warden and configure it in one round trip; returns the stream, with a Link begun on it.
+
+    Raises CaveGone when the cave ends first, ProtocolFailure, TimedOut; then the stream is still the caller's.
     """
     link = Link(stream, "new")
     try:
@@ -443,4 +471,4 @@ async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> dict[str
         raise TimedOut("the warden of a new cave does not answer") from None
     except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
         raise CaveGone("the cave ended while it was started") from exc
-    return link.hello
+    return Configured(stream, link)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
-from tests.bench import caves, crowd, http, place, programs, serving, table, tools
+from tests.bench import caves, crowd, docker, http, place, programs, serving, table, tools
 from tests.bench.measure import Row
 from tests.bench.place import Place
 
@@ -39,6 +39,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "http-throughput": http.throughput,
     "http-download": http.download,
     "http-idle": http.idle,
+    "docker": docker.made,
+    "docker-use": docker.used,
+    "docker-crowd": docker.crowd,
 }
 MEASUREMENT_S = 240
 

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import re
-import secrets
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import docker
 import pytest
@@ -18,11 +11,7 @@ from docker.errors import APIError
 
 from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
-
-PROGRAMS = (
-    *("sh", "bash", "cat", "echo", "env", "head", "id", "ls", "printf", "pwd"),
-    *("setsid", "sleep", "stty", "true", "tty", "wc"),
-)
+from tests import engine_images
 
 
 @pytest.fixture(scope="session")
@@ -47,34 +36,11 @@ def _runtimes(engine: docker.APIClient) -> set[str]:
 
 @pytest.fixture(scope="session")
 def small_image(engine: docker.APIClient) -> Iterator[str]:
-    """A shell and coreutils of this machine with their libraries, and nothing else: no Python, no /etc."""
-    files = {Path("/bin", name): Path(shutil.which(name) or "") for name in PROGRAMS}
-    for program in list(files.values()):
-        listed = subprocess.run(["ldd", program], capture_output=True, check=True, text=True)
-        for library in re.findall(r"(/\S+) \(0x", listed.stdout):
-            files[Path(library)] = Path(library)
-    yield from _imported(engine, files)
+    """A shell and coreutils, and nothing else."""
+    yield from engine_images.small(engine)
 
 
 @pytest.fixture(scope="session")
 def empty_image(engine: docker.APIClient) -> Iterator[str]:
     """An image with nothing in it."""
-    yield from _imported(engine, {})
-
-
-def _imported(engine: docker.APIClient, files: dict[Path, Path]) -> Iterator[str]:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
-        archive.addfile(_folder("tmp"))
-        for inside, source in files.items():
-            archive.add(source, str(inside))
-    name = f"ghost-test-{secrets.token_hex(4)}"
-    engine.import_image_from_data(packed.getvalue(), repository=name, tag="latest")
-    yield f"{name}:latest"
-    engine.remove_image(f"{name}:latest", force=True)
-
-
-def _folder(name: str) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-    return entry
+    yield from engine_images.empty(engine)

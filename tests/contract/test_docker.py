@@ -6,20 +6,24 @@ import json
 import secrets
 import socket
 import struct
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 import docker
 import pytest
+from anyio.abc import UNIXSocketStream
 
+from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.stream import ExecStream
-from ghost_mcp.errors import BackendUnavailable, InvalidArgument
+from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound, InvalidArgument
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
-from ghost_mcp.testing.basis import until
+from ghost_mcp.testing.basis import PATIENCE_S, connected, until
 from ghost_mcp.warden import runtime
 
 # What a program of the cave may do, and whether the warden hears it.
@@ -40,6 +44,28 @@ print(client.recv(100))
 """
 
 
+# A hub with a cave, or one in its pool; it says so and stays until it is killed.
+_HUB = """
+import asyncio, sys
+from pathlib import Path
+from ghost_mcp import CaveSpec, Ghost, PoolPlan
+from ghost_mcp.backends.docker.backend import DockerBackend
+
+async def main():
+    backend = DockerBackend(image={image!r}, instance={instance!r}, cache=Path({cache!r}))
+    plans = [PoolPlan(size=1, refill_s=0)] if sys.argv[1] != "made" else []
+    async with Ghost(backend=backend, pools=plans) as ghost:
+        await ghost.warm()
+        if sys.argv[1] != "pooled":
+            cave = await ghost.create(CaveSpec(ephemeral=True))
+            await cave.exec("setsid sleep 1000 >/dev/null 2>&1 &")
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.docker
 class TestDocker(BackendContract):
     # The images here have no Python; the warden's own will do.
@@ -48,8 +74,8 @@ class TestDocker(BackendContract):
     refused = (
         {"image": "no-such-image:ever"},
         {"image": "Not A Reference"},
-        {"network": {"mode": "open"}},
-        {"workspace": "/tmp"},
+        {"network": {"mode": "allow", "allow": ["example.org"]}},
+        {"workspace": "no/folder"},
         {"mounts": {"/data": "/no/such/file"}},
         {"limits": {"disk_bytes": 1 << 30}},
         {"env": {"KEY": "x"}, "secrets": ["KEY"]},
@@ -84,10 +110,10 @@ class TestDocker(BackendContract):
         return json.dumps(self.engine.inspect_container(self.container(info)))
 
     async def leftovers(self, cave_id: str) -> list[str]:
-        shown = self.engine.containers(all=True, filters={"label": f"ghost.id={cave_id}"})
-        volumes = self.engine.volumes()["Volumes"] or []
-        names = [volume["Name"] for volume in volumes if cave_id in volume["Name"]]
-        return [container["Id"] for container in shown] + names
+        labelled = {"label": f"ghost.id={cave_id}"}
+        shown = self.engine.containers(all=True, filters=labelled)
+        volumes = self.engine.volumes(filters=labelled)["Volumes"] or []
+        return [found["Names"][0] for found in shown] + [volume["Name"] for volume in volumes]
 
     async def test_the_walls(self) -> None:
         async with self.cave() as cave:
@@ -108,6 +134,8 @@ class TestDocker(BackendContract):
             for _ in range(3):
                 async with self.view(info.id) as cave:
                     await cave.exec(["true"])
+            async with connected(backend, info.id):  # the one that it was configured over
+                pass
 
             async def only_the_warden() -> bool:
                 return (await backend.usage(info.id)).pids == 1
@@ -136,6 +164,90 @@ class TestDocker(BackendContract):
             assert (await cave.exec("echo x >/given/new")).exit_code != 0
 
 
+@pytest.mark.docker
+class TestLeftBehind:
+    """What the engine has when nobody is there to tidy up."""
+
+    @pytest.fixture(autouse=True)
+    def _engine(self, engine: docker.APIClient, small_image: str, state_dir: Path) -> None:
+        self.engine, self.image, self.cache = engine, small_image, state_dir / "cache" / "docker"
+        self.instance = f"test-{secrets.token_hex(4)}"
+
+    def make(self) -> DockerBackend:
+        return DockerBackend(image=self.image, instance=self.instance, cache=self.cache)
+
+    def there(self) -> list[str]:
+        """Containers and volumes of this test."""
+        mine = {"label": f"ghost.instance={self.instance}"}
+        containers = self.engine.containers(all=True, filters=mine)
+        volumes = self.engine.volumes(filters=mine)["Volumes"] or []
+        return [one["Names"][0] for one in containers] + [one["Name"] for one in volumes]
+
+    @pytest.mark.parametrize("how", ["made", "pooled", "claimed"])
+    async def test_a_hub_that_is_killed_leaves_no_container_and_no_volume(self, how: str) -> None:
+        program = _HUB.format(image=self.image, instance=self.instance, cache=str(self.cache))
+        async with await anyio.open_process([sys.executable, "-c", program, how]) as hub:
+            assert hub.stdout is not None
+            with anyio.fail_after(PATIENCE_S):
+                assert b"ready" in await hub.stdout.receive()
+            assert self.there() != []
+            hub.kill()
+        started = time.monotonic()
+        with anyio.fail_after(PATIENCE_S):
+            while self.there():
+                await anyio.sleep(0.1)
+        assert time.monotonic() - started < 10
+
+    async def test_an_ephemeral_cave_is_gone_at_its_deadline_without_any_hub(self) -> None:
+        async with self.make() as backend:
+            info = await backend.create(CaveSpec(ephemeral=True, timeout_s=1.0))
+            assert info.deadline_at is not None
+            while self.there():  # only the engine is asked
+                assert time.time() < info.deadline_at + 10
+                await anyio.sleep(0.1)
+
+    async def test_what_was_never_finished_is_swept(self) -> None:
+        async with self.make() as backend:
+            made = await backend.create(CaveSpec())
+            ours = self.engine.inspect_container(f"ghost-{self.instance}-{made.name}")
+            labels = {**ours["Config"]["Labels"], "ghost.id": "0" * 16}
+            for name in ("ghost_making_" + "0" * 16, "ghost_pool_" + "1" * 16):
+                self.engine.create_container(self.image, ["none"], name=name, labels=labels)
+            assert [info.id for info in await backend.list()] == [made.id]
+            assert await backend.leftovers(remove=False) == []  # somebody may be at it
+            backend._engine._skew_s += 1000
+            assert len(await backend.leftovers(remove=False)) == 2
+            await backend.list()
+            assert await backend.leftovers(remove=True) == []
+            await backend.destroy(made.id)
+        assert self.there() == []
+
+    async def test_a_container_removed_by_hand_is_noticed(self) -> None:
+        async with Ghost(backend=self.make()) as ghost:
+            cave = await ghost.create(CaveSpec())
+            assert (await cave.exec(["true"])).exit_code == 0
+            self.engine.remove_container(
+                f"ghost-{self.instance}-{cave.info.name}", v=True, force=True
+            )
+            with pytest.raises((CaveGone, CaveNotFound)):
+                await cave.exec(["true"])
+            with pytest.raises(CaveNotFound):
+                await cave.exec(["true"])
+            assert await ghost.list() == []
+            await cave.destroy()
+        assert self.there() == []
+
+    async def test_an_image_removed_by_hand_is_made_again(self) -> None:
+        async with self.make() as backend:
+            first = await backend.create(CaveSpec(ephemeral=True))
+            await backend.destroy(first.id)
+            plain = self.engine.inspect_image(self.image)["Id"]
+            for dressed in self.engine.images(filters={"label": f"ghost.dressed={plain}"}):
+                self.engine.remove_image(dressed["Id"], force=True)
+            again = await backend.create(CaveSpec(ephemeral=True))
+            await backend.destroy(again.id)
+
+
 async def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
     with pytest.raises(BackendUnavailable) as caught:
@@ -148,7 +260,7 @@ async def test_an_exec_stream_is_read_in_whatever_pieces_it_comes() -> None:
     pieces = [(1, b"one"), (2, b"a warning\n"), (1, b""), (1, b"x" * 70_000), (2, b"last words\n")]
     raw = b"".join(struct.pack(">BxxxL", kind, len(data)) + data for kind, data in pieces)
     ours.setblocking(False)
-    stream = await ExecStream.over(ours, raw[:5])
+    stream = ExecStream(await UNIXSocketStream.from_socket(ours), raw[:5])
     with theirs:
         async with anyio.create_task_group() as tasks:
 

@@ -1,33 +1,42 @@
-# No file of Ghost's remembers a docker cave: it is a container, two volumes and what their labels say.
+# No file of Ghost's remembers a docker cave: it is a container, its volumes and what the engine shows of them.
 """Caves in Docker: hardened containers without a network, reached through an exec'd relay.
 
 ::
 
     container  ghost-INSTANCE-NAME    the cave (-OWNER.NAME where it has an owner); its main process is the warden
-    container  ghost-making-ID        while it is made: a lock, and the way into its volumes; never started
-    volumes    ghost-ID-workspace, ghost-ID-home
+    container  ghost_making_ID        the same before it is ready: its name is a lock on the id
+    container  ghost_pool_ID          waits to be claimed; ghost_taken_ID: just being claimed
+    volumes    without a name         /workspace and /home/cave; they go with the container
+    image      ghost-dressed:IMAGE    the image with a cave's folders and user laid over it: see images.py
     volume     ghost-runtime-KEY      the warden's runtime, shared by all caves, mounted read-only at /.ghost
 
 No path is shared with the engine, nothing is published, and the image needs nothing: an empty one will do.
+An ephemeral cave's container is removed by the engine when its warden ends, whoever else is still there.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
+from docker.errors import APIError, NotFound
 
-from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.base import SHAPE, Backend
 from ghost_mcp.backends.docker import container as made_of
-from ghost_mcp.backends.docker.container import ID, INSTANCE, NAME, SPEC
-from ghost_mcp.backends.docker.engine import Engine, map_errors
-from ghost_mcp.backends.docker.stream import ExecStream, take_socket
+from ghost_mcp.backends.docker.container import Claim, Seen, cave_name, stage_name
+from ghost_mcp.backends.docker.engine import Engine, Upgraded, map_errors
+from ghost_mcp.backends.docker.finding import Finder
+from ghost_mcp.backends.docker.images import Images
+from ghost_mcp.backends.docker.stream import ExecStream
 from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.errors import (
     BackendUnavailable,
@@ -36,11 +45,11 @@ from ghost_mcp.errors import (
     Conflict,
     GhostError,
     InvalidArgument,
+    Unsupported,
 )
 from ghost_mcp.lifecycle import Event, State, after
 from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
-from ghost_mcp.warden import runtime
-from ghost_mcp.warden.link import configure
+from ghost_mcp.warden.link import Configured, configure
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,38 +59,54 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerBackend"]
 
-MAKING_S = 60.0
+MAKING_S = 90.0  # who has not finished a cave by then has died
 GONE_S = 30.0
 READY_S = 20.0
 STOP_S = 5
 PAUSE_S = 0.05
+FREEZES = 3
+FOLLOWERS = 64  # logs followed at once: each takes a thread
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A container of ours that runs, and what we hold of it."""
+
+    container: str
+    lifeline: ByteStream | None
 
 
 class DockerBackend(Backend):
     """See :class:`~ghost_mcp.backends.base.Backend`. The truth is the engine's list of containers.
 
-    ``image`` is for specs that name none. Backends of different ``instance`` do not see each other's caves.
-    ``cache`` is a folder for the runtime on its way into the engine.
+    ``image`` is for specs that name none (else $GHOST_IMAGE). Backends of different ``instance`` (else
+    $GHOST_INSTANCE) do not see each other's caves. ``cache`` is a folder for the runtime on its way into the
+    engine.
     """
 
     name = "docker"
+    pools = True
 
     def __init__(
         self,
         *,
         image: str | None = None,
-        instance: str = "default",
+        instance: str | None = None,
         cache: Path | None = None,
     ) -> None:
-        self._image = image
-        self._instance = instance
+        self._image = image or os.environ.get("GHOST_IMAGE")
+        self._instance = instance or os.environ.get("GHOST_INSTANCE") or "default"
         self._cache = cache or Path(state_folder(), "cache", "docker")
-        self._opened: Engine | None = None
-        self._runtime = ""  # the volume's name, once it is known to be whole
-        self._lifelines: dict[str, Any] = {}
+        self._finder = Finder(self._instance)
+        self._followers = anyio.CapacityLimiter(FOLLOWERS)
+        self._opened: tuple[Engine, Images] | None = None
+        self._lifelines: dict[str, ByteStream | None] = {}  # of the ephemeral caves made here
+        self._prepared: set[str] = set()
+        self._begun: dict[str, Configured] = {}  # streams over which caves were configured here
 
     async def __aenter__(self) -> Self:
-        self._opened = await Engine.open()
+        engine = await Engine.open()
+        self._opened = engine, Images(engine, self._cache)
         return self
 
     async def __aexit__(
@@ -92,13 +117,30 @@ class DockerBackend(Backend):
     ) -> None:
         """End the ephemeral caves made here; the others live on."""
         with anyio.CancelScope(shield=True):
-            for cave_id in list(self._lifelines):
-                await self.destroy(cave_id)
-            if self._opened is not None:
-                await self._opened.aclose()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for cave_id in list(self._lifelines):
+                        tasks.start_soon(self._leave, cave_id)
+            finally:
+                for cave_id in list(self._begun):
+                    await self._hang_up(cave_id)
+                if self._opened is not None:
+                    await self._opened[0].aclose()
+
+    async def _leave(self, cave_id: str) -> None:
+        with suppress(BackendUnavailable):  # without its lifeline it ends all the same
+            await self.destroy(cave_id)
 
     @property
     def _engine(self) -> Engine:
+        return self._open[0]
+
+    @property
+    def images(self) -> Images:
+        return self._open[1]
+
+    @property
+    def _open(self) -> tuple[Engine, Images]:
         if self._opened is None:
             raise GhostError("the docker backend is not open", hint="Use it as: async with ...")
         return self._opened
@@ -110,246 +152,338 @@ class DockerBackend(Backend):
     ) -> CaveInfo:
         spec = spec.with_(backend=self.name, image=spec.image or self._image)
         made_of.check(spec)
-        image = await self._known(spec.image or "")
-        await self._fill_runtime(image)
-        places = {f"/fill/{name}": volume for name, volume in made_of.volumes(spec.id).items()}
-        labels = {INSTANCE: self._instance, ID: spec.id}
-        async with self._workshop(f"ghost-making-{spec.id}", image, places, labels) as workshop:
-            there = await self._seen(spec.id)
-            if there is None:
-                try:
-                    container = await self._make(spec, image, workshop)
-                    await self._begin(container, spec, secrets or {})
-                except BaseException:
-                    with anyio.CancelScope(shield=True):
-                        await self._remove(spec.id)
-                    raise
-            elif there[1][NAME] != spec.full_name:
-                raise Conflict(f"the cave id {spec.id} belongs to another cave")
-        return await self.get(spec.id)
-
-    async def _known(self, image: str) -> str:
-        """The image's id. Raises InvalidArgument for one that the engine does not have: none is fetched here."""
-        try:
-            found = await self._engine.ask(lambda e: e.inspect_image(image))  # type: ignore[no-untyped-call]
-        except (CaveNotFound, InvalidArgument) as exc:
-            raise InvalidArgument(
-                f"the engine has no image {image[:200]}", hint=f"Get it first: docker pull {image}"
-            ) from exc
-        return str(found["Id"])
-
-    @asynccontextmanager
-    async def _workshop(
-        self, name: str, image: str, places: Mapping[str, str], labels: Mapping[str, str]
-    ) -> AsyncIterator[str]:
-        """A container that is never started: its name is a lock, its mounts are the way into volumes.
-
-        Whoever holds the name for longer than MAKING_S has died.
-        """
-
-        def make(engine: docker.APIClient) -> str:
-            binds = [f"{volume}:{path}:rw,nocopy" for path, volume in places.items()]
-            host = engine.create_host_config(binds=binds, network_mode="none")
-            made = engine.create_container(
-                image, ["none"], name=name, labels=dict(labels), host_config=host
-            )
-            return str(made["Id"])
-
+        stage = stage_name("making", spec.id)
         deadline = time.monotonic() + MAKING_S
         while True:
             try:
-                workshop = await self._engine.ask(make)
+                made = await self._make(spec, stage, partial(self._nobody_else, spec))
                 break
-            except Conflict:
+            except _Another as found:
+                return self._same(spec, found.seen)
+            except Conflict:  # somebody is making it
                 if time.monotonic() > deadline:
-                    await self._remove_container(name)
+                    await self._remove([stage])
                 await anyio.sleep(PAUSE_S)
         try:
-            yield workshop
-        finally:
+            self._lifelines.update({spec.id: made.lifeline} if spec.ephemeral else {})
+            self._begun[spec.id] = await self._configure(made.container, spec, secrets or {})
+            return await self._publish(made.container, spec)
+        except BaseException as exc:
             with anyio.CancelScope(shield=True):
-                await self._remove_container(workshop)
+                await self._drop(spec.id, made.container)
+            if isinstance(exc, _Another):
+                return self._same(spec, exc.seen)
+            raise
 
-    async def _fill_runtime(self, image: str) -> None:
-        """See that the volume with the warden's runtime is there, whole."""
-        if self._runtime:
-            return
-        await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
-        folder = await anyio.to_thread.run_sync(runtime.build_runtime, self._cache)
-        volume, place = f"ghost-{folder.name}", "/fill/runtime"
-        async with self._workshop(f"{volume}-filling", image, {place: volume}, {}) as workshop:
-            try:
-                marker = f"{place}/{made_of.MARKER}"
-                await self._engine.ask(lambda engine: engine.get_archive(workshop, marker))
-            except CaveNotFound:
-                packed = await anyio.to_thread.run_sync(made_of.pack_runtime, folder)
-                await self._engine.ask(lambda e: e.put_archive(workshop, "/fill", packed))
-        self._runtime = volume
+    def _same(self, spec: CaveSpec, seen: Seen) -> CaveInfo:
+        """The cave that stands where ``spec`` was to be made, if it is the one asked for. Raises Conflict."""
+        info = made_of.info_of(seen, self._engine.about)
+        if seen.spec.id == spec.id and seen.spec.full_name == spec.full_name and info is not None:
+            return info
+        if seen.spec.id == spec.id:
+            raise Conflict(f"the cave id {spec.id} belongs to another cave")
+        raise Conflict(
+            f"a cave named {spec.name} is already there",
+            hint=f"Choose another name, or: ghost destroy {spec.name}",
+        )
 
-    async def _make(self, spec: CaveSpec, image: str, workshop: str) -> str:
-        def make(engine: docker.APIClient) -> str:
-            host = engine.create_host_config(**made_of.walls(spec, self._runtime))
-            config = made_of.config(spec, self._instance)
-            made = engine.create_container(image, host_config=host, **config)
-            engine.put_archive(workshop, "/fill", made_of.pack_folders())
+    def _nobody_else(self, spec: CaveSpec, engine: docker.APIClient) -> None:
+        """Raises _Another when id or name are taken. Whoever holds the stage's name may rely on the id."""
+        found = self._finder.look(engine, cave_name(self._instance, spec.full_name))
+        found = found or self._finder.with_id(engine, spec.id)
+        if found is not None:
+            raise _Another(found)
+
+    async def _make(
+        self,
+        spec: CaveSpec,
+        stage: str,
+        check: Callable[[docker.APIClient], None] = lambda engine: None,
+        *,
+        pool: bool = False,
+    ) -> _Made:
+        """Create and start a container under the stage's name. Raises Conflict when that name is taken."""
+        try:
+            return await self._make_from(spec, stage, check, pool=pool)
+        except (InvalidArgument, CaveNotFound):  # what we knew of may have been removed: once more
+            self.images.forget()
+            return await self._make_from(spec, stage, check, pool=pool)
+
+    async def _make_from(
+        self, spec: CaveSpec, stage: str, check: Callable[[docker.APIClient], None], *, pool: bool
+    ) -> _Made:
+        image = await self.images.dressed(spec.image or "")
+        runtime = await self.images.runtime(image)
+        lifeline = None
+
+        def create(engine: docker.APIClient) -> str:
+            host = engine.create_host_config(**made_of.walls(spec, runtime, self._instance))
+            config = made_of.config(spec, self._instance, pool=pool)
+            made = engine.create_container(image, host_config=host, name=stage, **config)
+            check(engine)
             return str(made["Id"])
 
         try:
-            return await self._engine.ask(make)
-        except Conflict as exc:
-            raise Conflict(
-                f"a cave named {spec.name} is already there",
-                hint=f"Choose another name, or: ghost destroy {spec.name}",
-            ) from exc
+            container = await self._engine.ask(create)
+            if spec.ephemeral:
+                lifeline = (await self._attach(container)).stream
+            await self._engine.ask(lambda engine: engine.start(container))
+        except BaseException as exc:
+            with anyio.CancelScope(shield=True):
+                if lifeline is not None:
+                    await anyio.aclose_forcefully(lifeline)
+                if not isinstance(exc, Conflict):
+                    await self._remove([stage])
+            raise
+        return _Made(container, lifeline)
 
-    async def _begin(self, container: str, spec: CaveSpec, secrets: Mapping[str, bytes]) -> None:
-        """Start and configure; a cave that does not come up says why."""
-        if spec.ephemeral:
-            held = {"stdin": 1, "stream": 1}
-            self._let_go(spec.id)
-            self._lifelines[spec.id] = await self._engine.ask(
-                lambda engine: engine.attach_socket(container, held)
-            )
-        await self._engine.ask(lambda engine: engine.start(container))
+    async def _attach(self, container: str) -> Upgraded:
+        """The way to its standard input. When it closes, however it does, the engine closes that input."""
+        return await self._engine.upgrade(f"/containers/{container}/attach?stdin=1&stream=1")
+
+    async def _configure(
+        self, container: str, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> Configured:
+        """A cave that does not come up says why."""
         try:
             stream = await self._relay(container)
             try:
-                await configure(stream, self.settings(spec, secrets))
-            finally:
-                await stream.aclose()
+                return await configure(stream, self.settings(spec, secrets))
+            except BaseException:
+                await anyio.aclose_forcefully(stream)
+                raise
         except CaveGone as exc:
-            log = await self._engine.ask(lambda engine: engine.logs(container, tail=5))
-            said = log.decode("utf-8", "replace").strip()[-400:] or "it said nothing"
+            said = "it said nothing"
+            with suppress(GhostError):  # an ephemeral one is gone with its log
+                log = await self._engine.ask(lambda engine: engine.logs(container, tail=5))
+                said = log.decode("utf-8", "replace").strip()[-400:] or said
             raise BackendUnavailable(f"the cave did not start: {said}") from exc
 
-    def _let_go(self, cave_id: str) -> None:
-        held = self._lifelines.pop(cave_id, None)
-        if held is not None:
-            held._response.close()
+    async def _publish(self, container: str, spec: CaveSpec) -> CaveInfo:
+        """Give it its name: from then on it is a cave. Raises _Another when the name is taken."""
+        name = cave_name(self._instance, spec.full_name)
+
+        def rename(engine: docker.APIClient) -> Seen | None:
+            try:
+                engine.rename(container, name)
+            except APIError as exc:
+                there = self._finder.look(engine, name)
+                if exc.status_code == 409 and there is not None:
+                    raise _Another(there) from exc
+                raise
+            return self._finder.look(engine, container)
+
+        return self._told(await self._engine.ask(rename), spec.name)
+
+    def _told(self, seen: Seen | None, name: str) -> CaveInfo:
+        info = None if seen is None else made_of.info_of(seen, self._engine.about)
+        if info is None:
+            raise CaveGone(f"cave {name} has ended")
+        return info
+
+    # --- the pool --------------------------------------------------------------------------------
+
+    def fits(self, template: CaveSpec, spec: CaveSpec) -> bool:
+        """Ephemeral ones only: what waits in a pool is removed by the engine when it ends."""
+        template, spec = (one.with_(image=one.image or self._image) for one in (template, spec))
+        return spec.ephemeral and super().fits(template, spec)
+
+    async def prepare(self, template: CaveSpec) -> str:
+        shape = {part: getattr(template, part) for part in SHAPE}
+        shape["image"] = template.image or self._image
+        spec = CaveSpec(**shape, backend=self.name, ephemeral=True)
+        made_of.check(spec)
+        made = await self._make(spec, stage_name("pool", spec.id), pool=True)
+        self._lifelines[spec.id] = made.lifeline
+        self._prepared.add(spec.id)
+        return spec.id
+
+    async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
+        spec = spec.with_(backend=self.name, image=spec.image or self._image)
+        if not spec.ephemeral:
+            raise Unsupported("a cave that is to be kept cannot come from a docker pool")
+        waiting, taken = (stage_name(stage, prepared_id) for stage in ("pool", "taken"))
+        claim = Claim(spec, self._engine.now())
+
+        def take(engine: docker.APIClient) -> Seen | None:
+            try:
+                # One claim gets through here: the engine refuses to give a container the name that it has.
+                engine.rename(waiting, taken)
+                engine.exec_create(taken, made_of.record(claim))
+            except APIError as exc:
+                raise CaveNotFound(f"the prepared cave {prepared_id} is gone") from exc
+            try:
+                engine.rename(taken, cave_name(self._instance, spec.full_name))
+            except APIError as exc:
+                engine.rename(taken, waiting)
+                raise Conflict(f"a cave named {spec.name} is already there") from exc
+            return self._finder.look(engine, cave_name(self._instance, spec.full_name))
+
+        info = self._told(await self._engine.ask(take), spec.name)
+        self._prepared.discard(prepared_id)
+        if prepared_id in self._lifelines:
+            self._lifelines[spec.id] = self._lifelines.pop(prepared_id)
+        return info
 
     # --- finding ---------------------------------------------------------------------------------
 
-    async def _containers(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Id and labels of each container that is a cave of this instance, or being made into one."""
-        asked = {"label": [f"{INSTANCE}={self._instance}", SPEC]}
-        found = await self._engine.ask(lambda engine: engine.containers(all=True, filters=asked))
-        return [(one["Id"], one["Labels"]) for one in found]
-
-    async def _seen(self, name: str) -> tuple[str, Mapping[str, str]] | None:
-        for container, labels in await self._containers():
-            if name in (labels[ID], labels[NAME]):
-                return container, labels
-        return None
-
-    async def _find(self, name: str) -> tuple[str, CaveInfo]:
-        """Container and cave of that full name or id. Raises CaveNotFound, with the names there are."""
-        found = await self._seen(name)
-        info = None if found is None else await self._info(found[0])
-        if found is not None and info is not None:
-            return found[0], info
-        known = ", ".join(sorted(labels[NAME] for _, labels in await self._containers())[:10])
+    async def _find(self, name: str) -> tuple[Seen, CaveInfo]:
+        """The cave of that full name or id. Raises CaveNotFound, with the names there are."""
+        seen = await self._engine.ask(lambda engine: self._finder.find(engine, name))
+        info = None if seen is None else made_of.info_of(seen, self._engine.about)
+        if seen is not None and info is not None:
+            return seen, info
+        there = await self._engine.ask(self._finder.all)
+        known = ", ".join(sorted(one.spec.full_name for one in there)[:10])
         raise CaveNotFound(
             f"no such cave: {name[:64]}",
             hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
         )
-
-    async def _info(self, container: str) -> CaveInfo | None:
-        """The cave, or None for a container that is not one yet, or no more."""
-        with suppress(CaveNotFound):
-            seen = await self._engine.ask(lambda engine: engine.inspect_container(container))
-            return made_of.info_of(seen, self._engine.about)
-        return None
 
     async def get(self, name: str) -> CaveInfo:
         return (await self._find(name))[1]
 
     async def list(self) -> list[CaveInfo]:
         found = []
-        for container, labels in await self._containers():
-            info = await self._info(container)
+        for seen in await self._engine.ask(self._finder.all):
+            info = made_of.info_of(seen, self._engine.about)
             if info is not None and info.state is State.ENDED and info.spec.ephemeral:
-                await self.destroy(labels[ID])
+                await self.destroy(info.id)
             elif info is not None:
                 found.append(info)
+        await self._remove(await self._stale())
         return sorted(found, key=lambda info: info.created_at)
+
+    async def _stale(self) -> Sequence[str]:
+        before = self._engine.now() - MAKING_S
+        return await self._engine.ask(lambda engine: self._finder.stale(engine, before))
+
+    async def leftovers(self, *, remove: bool) -> Sequence[str]:
+        """Unfinished containers, volumes of ours that no container has, and what images.py made and nobody needs."""
+        stale = await self._stale()
+        if remove:
+            await self._remove(stale)
+        images, runtimes = await self.images.unused()
+
+        def rest(engine: docker.APIClient) -> Sequence[str]:
+            mine = {"label": f"{made_of.INSTANCE}={self._instance}", "dangling": "true"}
+            volumes = [one["Name"] for one in engine.volumes(filters=mine)["Volumes"] or ()]
+            for volume in [*volumes, *runtimes] if remove else ():
+                with suppress(APIError):  # gone, or in use again
+                    engine.remove_volume(volume)
+            for image in images if remove else ():
+                with suppress(APIError):
+                    engine.remove_image(image)
+            return [*volumes, *runtimes, *images]
+
+        return [*stale, *await self._engine.ask(rest)]
 
     # --- changing --------------------------------------------------------------------------------
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
-        container, info = await self._find(cave_id)
+        seen, info = await self._find(cave_id)
         after(info.state, Event.START, info.name)
         if info.state is State.PAUSED:
-            await self._engine.ask(lambda engine: engine.unpause(container))
+            await self._engine.ask(lambda engine: engine.unpause(seen.container))
         elif info.state is not State.RUNNING:
-            await self._fill_runtime(await self._known(info.spec.image or ""))
-            await self._begin(container, info.spec, secrets or {})
+            await self._hang_up(info.id)
+            await self._engine.ask(lambda engine: engine.start(seen.container))
+            self._begun[info.id] = await self._configure(seen.container, info.spec, secrets or {})
         return await self.get(info.id)
 
     async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
-        container, info = await self._find(cave_id)
+        seen, info = await self._find(cave_id)
         after(info.state, Event.PAUSE if pause else Event.STOP, info.name)
+        if not pause and info.spec.ephemeral:
+            raise Unsupported(
+                f"cave {info.name} is ephemeral: stopped, its files would be gone too",
+                hint="Pause it, or destroy it.",
+            )
         if pause and info.state is not State.PAUSED:
-            await self._engine.ask(lambda engine: engine.pause(container))
+            await self._engine.ask(partial(_freeze, seen.container))
         if not pause:
-            if info.state is State.PAUSED:  # the frozen take no signal
-                await self._engine.ask(lambda engine: engine.unpause(container))
-            await self._engine.ask(lambda engine: engine.stop(container, timeout=STOP_S))
+            await self._hang_up(info.id)
+
+            def stop(engine: docker.APIClient) -> None:
+                if info.state is State.PAUSED:  # the frozen take no signal
+                    engine.unpause(seen.container)
+                engine.stop(seen.container, timeout=STOP_S)
+
+            await self._engine.ask(stop)
         return await self.get(info.id)
 
     async def destroy(self, cave_id: str) -> None:
-        found = await self._seen(cave_id)
-        await self._remove(cave_id if found is None else found[1][ID])
+        """Also one that is only just made or waits in a pool, by its id."""
+        seen = await self._engine.ask(lambda engine: self._finder.find(engine, cave_id))
+        if seen is not None:
+            await self._drop(seen.spec.id, seen.container)
+        else:
+            await self._drop(cave_id)
 
-    async def _remove(self, cave_id: str) -> None:
-        """Remove what carries this id, whoever is removing it too, until nothing does."""
-        self._let_go(cave_id)
-        asked = {"label": [f"{INSTANCE}={self._instance}", f"{ID}={cave_id}"]}
-        with anyio.move_on_after(GONE_S):
-            while found := await self._engine.ask(lambda e: e.containers(all=True, filters=asked)):
-                for one in found:
-                    await self._remove_container(one["Id"])
-            for volume in made_of.volumes(cave_id).values():
-                await self._remove_volume(volume)
-            return
-        raise BackendUnavailable(f"cave {cave_id} does not end")
+    async def _drop(self, cave_id: str, *containers: str) -> None:
+        """Remove these, and what else carries the id, with all we hold of it."""
+        await self._hang_up(cave_id)
+        self._prepared.discard(cave_id)
+        lifeline = self._lifelines.pop(cave_id, None)
+        if lifeline is not None:
+            await anyio.aclose_forcefully(lifeline)
+        others = await self._engine.ask(lambda engine: self._finder.of_cave(engine, cave_id))
+        await self._remove([*containers, *others])
 
-    async def _remove_container(self, container: str) -> None:
-        with suppress(CaveNotFound):
+    async def _remove(self, containers: Sequence[str]) -> None:
+        """Remove containers, by id or name, with their volumes, whoever is removing them too."""
+
+        def remove(container: str, engine: docker.APIClient) -> bool:
             try:
-                await self._engine.ask(lambda e: e.remove_container(container, v=True, force=True))
-            except Conflict:  # somebody else removes it
-                await anyio.sleep(PAUSE_S)
+                engine.remove_container(container, v=True, force=True)
+            except NotFound:
+                return True
+            except APIError as exc:
+                if exc.status_code != 409:
+                    raise
+            return False
 
-    async def _remove_volume(self, volume: str) -> None:
-        with suppress(CaveNotFound):
-            while True:
-                try:
-                    await self._engine.ask(lambda engine: engine.remove_volume(volume))
-                    return
-                except Conflict:  # its container is just going
-                    await anyio.sleep(PAUSE_S)
+        with anyio.move_on_after(GONE_S):
+            for container in dict.fromkeys(containers):
+                while not await self._engine.ask(partial(remove, container)):
+                    await anyio.lowlevel.checkpoint()
+            return
+        raise BackendUnavailable("a container does not end", hint=f"docker rm -f {containers[0]}")
 
     # --- talking ---------------------------------------------------------------------------------
 
     async def connect(self, cave_id: str) -> ByteStream:
-        container, info = await self._find(cave_id)
+        if cave_id in self._prepared:
+            return await self._relay(stage_name("pool", cave_id))
+        seen, info = await self._find(cave_id)
         if info.state is State.ENDED:
             raise CaveGone(f"cave {info.name} has ended", hint=f"ghost start {info.name}")
         after(info.state, Event.CALL, info.name)
-        return await self._relay(container)
+        begun = self._begun.pop(info.id, None)
+        if begun is not None and begun.raw.alive:  # type: ignore[attr-defined]
+            return begun
+        if begun is not None:
+            await anyio.aclose_forcefully(begun)
+        return await self._relay(seen.container)
+
+    async def _hang_up(self, cave_id: str) -> None:
+        begun = self._begun.pop(cave_id, None)
+        if begun is not None:
+            await anyio.aclose_forcefully(begun)
 
     async def _relay(self, container: str) -> ExecStream:
         """A relay in the container, once the warden has answered through it."""
         command, user = made_of.RELAY
-
-        def begin(engine: docker.APIClient) -> Any:
-            made = engine.exec_create(container, command, stdin=True, user=user)
-            return take_socket(engine.exec_start(made["Id"], socket=True))
-
         try:
-            stream = await ExecStream.over(*await self._engine.ask(begin))
+            made = await self._engine.ask(
+                lambda engine: engine.exec_create(container, command, stdin=True, user=user)
+            )
+            opened = await self._engine.upgrade(
+                f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False}
+            )
         except (Conflict, CaveNotFound) as exc:
             raise CaveGone("the cave has ended") from exc
+        stream = ExecStream(opened.stream, opened.buffered)
         try:
             with anyio.fail_after(READY_S):
                 await stream.begin()
@@ -362,11 +496,11 @@ class DockerBackend(Backend):
         return stream
 
     async def usage(self, cave_id: str) -> Usage:
-        container, info = await self._find(cave_id)
+        seen, info = await self._find(cave_id)
         if info.state not in (State.RUNNING, State.PAUSED):
             return Usage()
         now: Any = await self._engine.ask(
-            lambda engine: engine.stats(container, stream=False, one_shot=True)
+            lambda engine: engine.stats(seen.container, stream=False, one_shot=True)
         )
         return Usage(
             memory_bytes=now["memory_stats"].get("usage"),
@@ -376,16 +510,36 @@ class DockerBackend(Backend):
         )
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
-        container, _ = await self._find(cave_id)
-        pieces = await self._engine.ask(lambda e: e.logs(container, stream=True, follow=follow))
+        seen, _ = await self._find(cave_id)
+        pieces = await self._engine.ask(
+            lambda e: e.logs(seen.container, stream=True, follow=follow)
+        )
         try:
             while True:
                 with map_errors():
                     piece = await anyio.to_thread.run_sync(
-                        next, pieces, b"", abandon_on_cancel=True
+                        next, pieces, b"", abandon_on_cancel=True, limiter=self._followers
                     )
                 if not piece:
                     return
                 yield piece
         finally:
             pieces.close()
+
+
+def _freeze(container: str, engine: docker.APIClient) -> None:
+    """On a crowded machine the kernel may take longer over it than the engine waits."""
+    for left in reversed(range(FREEZES)):
+        try:
+            return engine.pause(container)
+        except APIError as exc:
+            if not left or "freeze" not in str(exc.explanation):
+                raise
+
+
+class _Another(Exception):
+    """Where a cave was to be made, there is one."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__(seen.spec.full_name)
+        self.seen = seen

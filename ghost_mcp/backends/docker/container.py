@@ -6,10 +6,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from docker.types import LogConfig, Mount
 
@@ -26,18 +28,26 @@ __all__ = [
     "INSTANCE",
     "MARKER",
     "NAME",
+    "POOL",
+    "RECORD",
     "RELAY",
     "SPEC",
+    "Claim",
+    "Seen",
+    "cave_name",
     "check",
+    "claim_of",
     "config",
+    "dressing",
     "info_of",
-    "pack_folders",
     "pack_runtime",
-    "volumes",
+    "record",
+    "stage_name",
     "walls",
 ]
 
 INSTANCE, ID, NAME, SPEC = "ghost.instance", "ghost.id", "ghost.name", "ghost.spec"
+POOL = "ghost.pool"  # on what was made to be claimed; whether it was, its name says
 
 CAVE_UID = 1000
 RELAY_UID = 1001  # who may speak with the warden: nobody in the cave is this user
@@ -47,9 +57,24 @@ STOPPED_CODE = 143  # the warden's, when it was told to end
 RUN_BYTES = SHM_BYTES = 256 << 20
 TMP = "/tmp"  # noqa: S108  (the cave's)
 MARKER = ".complete"
+OWN = {"workspace": "/workspace", "home": "/home/cave"}
+RECORD = "ghost-record"  # no program: an exec of it is never started
 
 #: How to run the relay: the command and its user.
 RELAY = ([*runtime.argv(), "--relay", SOCKET], f"{RELAY_UID}:{RELAY_UID}")
+
+_VOLUME = re.compile(r"volume:([a-zA-Z0-9][a-zA-Z0-9_.-]{1,200})\Z")
+Stage = Literal["making", "pool", "taken"]
+
+
+def cave_name(instance: str, full_name: str) -> str:
+    """A cave's container. No other kind of container of ours is named so."""
+    return f"ghost-{instance}-{full_name.replace('/', '.')}"
+
+
+def stage_name(stage: Stage, cave_id: str) -> str:
+    """A container that is no cave yet: being made, waiting in a pool, or being claimed."""
+    return f"ghost_{stage}_{cave_id}"
 
 
 def check(spec: CaveSpec) -> None:
@@ -58,38 +83,37 @@ def check(spec: CaveSpec) -> None:
         raise InvalidArgument(
             "a docker cave needs an image", hint="Name one that the engine has: image=debian:12."
         )
-    if spec.network.mode != "none":
+    if spec.network.mode == "allow":
         raise Unsupported(f"a docker cave cannot have the network mode {spec.network.mode!r} yet")
     if spec.limits.disk_bytes is not None:
         raise Unsupported("this engine's volumes have no limit of size", hint="Leave disk out.")
-    if spec.workspace is not None:
-        raise Unsupported(
-            "a docker cave has a workspace of its own", hint="Copy the files in, or mount them."
+    if spec.workspace is not None and not (
+        spec.workspace.startswith("/") or _VOLUME.match(spec.workspace)
+    ):
+        raise InvalidArgument(
+            f"neither a folder nor a volume: {spec.workspace[:100]!r}",
+            hint="Give the absolute path of a folder of the engine's machine, or volume:NAME.",
         )
     if both := set(spec.secrets) & set(spec.env):
         raise InvalidArgument(f"{min(both)} is given as a secret and as a plain variable")
 
 
-def volumes(cave_id: str) -> dict[str, str]:
-    """The cave's own volumes, by what they are for."""
-    return {name: f"ghost-{cave_id}-{name}" for name in ("workspace", "home")}
-
-
-def config(spec: CaveSpec, instance: str) -> dict[str, Any]:
-    """Keywords for the SDK's create_container, besides image and host_config."""
+def config(spec: CaveSpec, instance: str, *, pool: bool = False) -> dict[str, Any]:
+    """Keywords for the SDK's create_container, besides image, host_config and the name."""
     # The warden ends if nobody configures it, and with its lifeline: standard input, which the engine closes
     # when the one connection that was attached to it has gone, however it went.
-    arguments = ["--listen", SOCKET, "--peer-uid", str(RELAY_UID), "--lonely", str(CREATION_S)]
+    arguments = ["--listen", SOCKET, "--peer-uid", str(RELAY_UID)]
+    if not pool:
+        arguments += ["--lonely", str(CREATION_S)]
     return {
         "entrypoint": runtime.argv(),
         "command": [*arguments, "--lifeline-fd", "0"] if spec.ephemeral else arguments,
         "stdin_open": spec.ephemeral,
-        "name": f"ghost-{instance}-{spec.full_name.replace('/', '.')}",
         "labels": {
             INSTANCE: instance,
             ID: spec.id,
-            NAME: spec.full_name,
             SPEC: json.dumps(spec.as_dict()),
+            **({POOL: "yes"} if pool else {NAME: spec.full_name}),
         },
         "user": f"{CAVE_UID}:{CAVE_UID}",
         "hostname": "cave",
@@ -100,18 +124,20 @@ def config(spec: CaveSpec, instance: str) -> dict[str, Any]:
     }
 
 
-def walls(spec: CaveSpec, runtime_volume: str) -> dict[str, Any]:
+def walls(spec: CaveSpec, runtime_volume: str, instance: str) -> dict[str, Any]:
     """Keywords for the SDK's create_host_config: what the container may do and use."""
-    limits, own = spec.limits, volumes(spec.id)
+    limits = spec.limits
     tmpfs = "rw,exec,nosuid,nodev"
     return {
-        "binds": [
-            f"{runtime_volume}:/.ghost:ro,nocopy",
-            f"{own['workspace']}:/workspace:rw,nocopy",
-            f"{own['home']}:/home/cave:rw,nocopy",
-        ],
+        # What is ephemeral goes by itself when it has ended, its volumes too: nobody need be there.
+        "auto_remove": spec.ephemeral,
         "mounts": [
-            Mount(path, source, type="bind", read_only=True) for path, source in spec.mounts.items()
+            Mount("/.ghost", runtime_volume, type="volume", read_only=True, no_copy=True),
+            *_folders(spec, instance),
+            *(
+                Mount(path, source, type="bind", read_only=True)
+                for path, source in spec.mounts.items()
+            ),
         ],
         "tmpfs": {
             TMP: f"{tmpfs},size={limits.tmp_bytes},mode=1777",
@@ -121,7 +147,7 @@ def walls(spec: CaveSpec, runtime_volume: str) -> dict[str, Any]:
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
-        "network_mode": "none",
+        "network_mode": "bridge" if spec.network.mode == "open" else "none",
         "ipc_mode": "private",
         "pids_limit": limits.pids,
         "mem_limit": limits.memory_bytes,
@@ -133,17 +159,77 @@ def walls(spec: CaveSpec, runtime_volume: str) -> dict[str, Any]:
     }
 
 
-def info_of(seen: Mapping[str, Any], about: Mapping[str, Any]) -> CaveInfo | None:
-    """The cave that a container is, from the engine's inspect and info; None: not yet one, or no more."""
-    state = _state(seen["State"])
+def _folders(spec: CaveSpec, instance: str) -> list[Mount]:
+    """What the cave may write and keep: volumes without a name, which go with it, unless it was given another.
+
+    A fresh volume becomes as the image's folder of that path: see dressing().
+    """
+    labels = {INSTANCE: instance, ID: spec.id}
+    own = {path: Mount(path, None, type="volume", labels=labels) for path in OWN.values()}
+    if spec.workspace is not None:
+        named = _VOLUME.match(spec.workspace)
+        own[OWN["workspace"]] = (
+            Mount(OWN["workspace"], named[1], type="volume")
+            if named
+            else Mount(OWN["workspace"], spec.workspace, type="bind")
+        )
+    return list(own.values())
+
+
+# --- who is there ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a container of a pool has become, and when (seconds since the epoch, the engine's clock)."""
+
+    spec: CaveSpec
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A container that is a cave: the engine's inspect of it, and what it has become if it was in a pool."""
+
+    raw: Mapping[str, Any]
+    spec: CaveSpec
+    claimed_at: float | None = None
+
+    @property
+    def container(self) -> str:
+        return str(self.raw["Id"])
+
+
+def record(claim: Claim) -> list[str]:
+    """A claim as a command that nobody runs. Labels cannot be changed, but an exec can be added to a container;
+    it is shown by the engine, out of reach for the cave, and gone with the container."""
+    return [RECORD, json.dumps({"at": claim.at, "spec": claim.spec.as_dict()})]
+
+
+def claim_of(execs: Iterable[Mapping[str, Any]], name: str, instance: str) -> Claim | None:
+    """The claim under the container's present name, from the engine's execs; the newest, should there be several."""
+    found = []
+    for one in execs:
+        process = one["ProcessConfig"]
+        if process["entrypoint"] == RECORD and not one["Running"]:
+            told = json.loads(process["arguments"][0])
+            claim = Claim(CaveSpec.from_dict(told["spec"]), told["at"])
+            if cave_name(instance, claim.spec.full_name) == name:
+                found.append(claim)
+    return max(found, key=lambda claim: claim.at, default=None)
+
+
+def info_of(seen: Seen, about: Mapping[str, Any]) -> CaveInfo | None:
+    """The cave, from what was seen and the engine's info; None: not yet one, or no more."""
+    state = _state(seen.raw["State"])
     if state is None:
         return None
-    spec = CaveSpec.from_dict(json.loads(seen["Config"]["Labels"][SPEC]))
-    started = _seconds(seen["State"]["StartedAt"])
+    spec = seen.spec
+    started = seen.claimed_at or _seconds(seen.raw["State"]["StartedAt"])
     return CaveInfo(
         spec=spec,
         state=state,
-        created_at=_seconds(seen["Created"]),
+        created_at=seen.claimed_at or _seconds(seen.raw["Created"]),
         deadline_at=None if spec.timeout_s is None else started + spec.timeout_s,
         assurance=_assurance(spec, about),
     )
@@ -170,12 +256,19 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
             True,
             "own pid, mount, network, ipc and uts namespaces; no capabilities; read-only system",
         ),
-        "user": (False, f"user {CAVE_UID} of the engine's machine, as for every cave there"),
+        "user": (
+            False,
+            f"user {CAVE_UID} of the engine's machine, as for every cave there: they share that user's quotas",
+        ),
         "syscalls": (
             seccomp,
             "the engine's seccomp filter" if seccomp else "the engine has no seccomp filter",
         ),
-        "network": (True, "none: a network namespace with nothing but its own loopback"),
+        "network": (
+            (False, "open: the engine's own network; nothing keeps it from the engine's machine")
+            if spec.network.mode == "open"
+            else (True, "none: a network namespace with nothing but its own loopback")
+        ),
         "tmp": (True, f"{TMP} is a tmpfs of {spec.limits.tmp_bytes} bytes"),
         "disk": (False, "this engine's volumes have no limit of size"),
         "lifetime": (True, "the cave's own PID 1 ends it"),
@@ -202,15 +295,31 @@ def _limits(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, tuple[bool, s
     return lines
 
 
-def pack_folders() -> bytes:
-    """An archive of what the cave's own volumes begin as: folders that are its user's."""
+def dressing(accounts: Mapping[str, bytes]) -> bytes:
+    """An archive to lay over an image: the folders that a cave's own volumes begin as, its user's, and that user.
+
+    ``accounts`` is what the image has of ``passwd`` and ``group``.
+    """
+    entries = {
+        "passwd": f"cave:x:{CAVE_UID}:{CAVE_UID}::{OWN['home']}:/bin/sh\n",
+        "group": f"cave:x:{CAVE_UID}:\n",
+    }
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in volumes(""):
-            entry = tarfile.TarInfo(name)
+        for path in OWN.values():
+            entry = tarfile.TarInfo(path.lstrip("/"))
             entry.type, entry.mode = tarfile.DIRTYPE, 0o700
             entry.uid = entry.gid = CAVE_UID
             archive.addfile(entry)
+        for name, line in entries.items():
+            there = accounts.get(name, b"")
+            if any(one.split(b":")[2:3] == [b"%d" % CAVE_UID] for one in there.splitlines()):
+                continue
+            if there and not there.endswith(b"\n"):
+                there += b"\n"
+            entry = tarfile.TarInfo(f"etc/{name}")
+            entry.mode, entry.size = 0o644, len(there) + len(line)
+            archive.addfile(entry, io.BytesIO(there + line.encode()))
     return packed.getvalue()
 
 

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-import os
+import json
 import platform
-import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import docker
 import requests
 from docker import errors
-from docker.utils import parse_host
 
+from ghost_mcp.backends.docker.address import SSH, Address, Tunnel, find_address
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveNotFound,
@@ -28,61 +31,144 @@ from ghost_mcp.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Engine", "map_errors", "open_client"]
+    from anyio.abc import ByteStream
+
+__all__ = ["Engine", "Upgraded", "map_errors", "open_client"]
 
 T = TypeVar("T")
 
 CALL_S = 60
-UNIX = "http+unix://"
+HEAD_BYTES = 64 << 10
+THREADS = 64  # conversations at once
+POOL = 32  # connections that are kept
+_MACHINES = {"arm64": "aarch64", "amd64": "x86_64", "AMD64": "x86_64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A connection that is no longer HTTP, and what was read of it already."""
+
+    stream: ByteStream
+    buffered: bytes
 
 
 class Engine:
     """An open engine. The SDK is synchronous, so that each conversation with it takes a thread."""
 
-    def __init__(self, client: docker.APIClient, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        client: docker.APIClient,
+        address: Address,
+        about: Mapping[str, Any],
+        tunnel: Tunnel | None = None,
+    ) -> None:
         self._client = client
+        self._address = address
+        self._tunnel = tunnel
+        self._threads = anyio.CapacityLimiter(THREADS)
         self.about = about
+        self._skew_s = datetime.fromisoformat(about["SystemTime"]).timestamp() - time.time()
 
     @classmethod
     async def open(cls) -> Engine:
-        """The engine of DOCKER_HOST, or of this machine. Raises BackendUnavailable, Unsupported."""
-        client = await anyio.to_thread.run_sync(open_client)
-        try:
-            with map_errors():
-                about: Mapping[str, Any] = await anyio.to_thread.run_sync(client.info)
-            _check(client, about)
-        except BaseException:
-            client.close()
-            raise
-        return cls(client, about)
+        """The engine that the docker command would use. Raises BackendUnavailable, Unsupported."""
+        return await anyio.to_thread.run_sync(cls._open)
+
+    @classmethod
+    def _open(cls) -> Engine:
+        with map_errors():
+            address = find_address()
+            tunnel = Tunnel(address.url) if address.url.startswith(SSH) else None
+            try:
+                if tunnel is not None:
+                    address = replace(address, url=tunnel.url, tls=None)
+                client = _client(address)
+                try:
+                    about: Mapping[str, Any] = client.info()
+                    _check(about)
+                    return cls(client, address, about, tunnel)
+                except BaseException:
+                    client.close()
+                    raise
+            except BaseException:
+                if tunnel is not None:
+                    tunnel.close()
+                raise
+
+    def now(self) -> float:
+        """The engine's clock, in seconds since the epoch."""
+        return time.time() + self._skew_s
 
     async def ask(self, act: Callable[[docker.APIClient], T]) -> T:
         """One conversation. A cancelled one is waited for, so that what it made is known."""
         with map_errors():
-            return await anyio.to_thread.run_sync(act, self._client)
+            return await anyio.to_thread.run_sync(act, self._client, limiter=self._threads)
+
+    async def upgrade(self, path: str, body: Mapping[str, Any] | None = None) -> Upgraded:
+        """POST to ``path``; the connection then belongs to the caller. Raises as the answer's status says."""
+        with map_errors():
+            try:
+                with anyio.fail_after(CALL_S):
+                    stream = await self._address.connect()
+                    try:
+                        return await self._upgrade(stream, path, body)
+                    except BaseException:
+                        with anyio.CancelScope(shield=True):
+                            await anyio.aclose_forcefully(stream)
+                        raise
+            except TimeoutError:
+                raise BackendUnavailable("the container engine does not answer in time") from None
+
+    async def _upgrade(
+        self, stream: ByteStream, path: str, body: Mapping[str, Any] | None
+    ) -> Upgraded:
+        payload = b"" if body is None else json.dumps(body).encode()
+        head = [
+            f"POST /v{self._client.api_version}{path} HTTP/1.1",
+            "Host: engine",
+            "Connection: Upgrade",
+            "Upgrade: tcp",
+            "Content-Type: application/json",
+            f"Content-Length: {len(payload)}",
+        ]
+        await stream.send("\r\n".join([*head, "", ""]).encode() + payload)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            if len(answer) > HEAD_BYTES:
+                raise BackendUnavailable("the container engine's answer is no HTTP")
+            answer += await stream.receive(HEAD_BYTES)
+        first, _, rest = answer.partition(b"\r\n\r\n")
+        status = first.split(b" ", 2)[1][:3]
+        if status in (b"101", b"200"):
+            return Upgraded(stream, rest)
+        said = rest.decode("utf-8", "replace").strip()[-300:]
+        raise _MEANT.get(int(status) if status.isdigit() else 0, BackendUnavailable)(said or path)
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._client.close)
+        if self._tunnel is not None:
+            await anyio.to_thread.run_sync(self._tunnel.close)
 
 
 def open_client() -> docker.APIClient:
-    """The SDK's client of an engine that answers. Raises BackendUnavailable."""
+    """The SDK's client of an engine that answers. Raises BackendUnavailable, Unsupported."""
     with map_errors():
-        address: Any = parse_host(os.environ.get("DOCKER_HOST"))
-        if address.startswith(UNIX):  # the SDK leaves the socket of an attempt that fails open
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(CALL_S)
-                probe.connect(address.removeprefix(UNIX))
-        return docker.from_env(timeout=CALL_S).api
+        return _client(find_address())
 
 
-def _check(client: docker.APIClient, about: Mapping[str, Any]) -> None:
-    if not client.base_url.startswith(("http+docker://localhost", "http://")):
-        raise Unsupported(
-            "this engine is reached in a way that cannot carry a cave's link yet",
-            hint="Give DOCKER_HOST as a unix socket or as plain tcp.",
-        )
-    there, here = about["Architecture"], platform.machine()
+def _client(address: Address) -> docker.APIClient:
+    if address.url.startswith(SSH):
+        raise Unsupported("this needs an engine on this machine, or one reached by tcp")
+    address.probe()
+    return docker.APIClient(
+        **address.kwargs, version="auto", timeout=CALL_S, max_pool_size=POOL, num_pools=POOL
+    )
+
+
+def _check(about: Mapping[str, Any]) -> None:
+    there, here = (
+        _MACHINES.get(name, name) for name in (about["Architecture"], platform.machine())
+    )
     if there != here:
         raise Unsupported(
             f"the engine runs on {there}, and the runtime that is made here on {here}"
@@ -96,7 +182,13 @@ def map_errors() -> Iterator[None]:
         yield
     except errors.APIError as exc:
         raise _meant(exc)(str(exc.explanation or exc)[:300]) from exc
-    except (errors.DockerException, requests.RequestException, OSError) as exc:
+    except (
+        errors.DockerException,
+        requests.RequestException,
+        OSError,
+        anyio.EndOfStream,
+        anyio.BrokenResourceError,
+    ) as exc:
         raise BackendUnavailable(
             f"the container engine does not answer: {str(exc)[:300]}",
             hint="Is Docker running, may you use it, and is DOCKER_HOST right? See: ghost doctor",

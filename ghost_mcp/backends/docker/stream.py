@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import select
 import struct
-from contextlib import closing
-from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, SocketStream, UNIXSocketStream
+from anyio.abc import ByteStream, SocketAttribute
 
-__all__ = ["ExecStream", "take_socket"]
+__all__ = ["ExecStream"]
 
 STDOUT = 1
 CHUNK = 1 << 18
 _HEADER = struct.Struct(">BxxxL")  # kind, three zeros, length
 
 
-def take_socket(attached: Any) -> tuple[socket.socket, bytes]:
-    """The socket under an SDK's attached stream, now ours, and what the SDK had read of it already.
-
-    The SDK reads the answer's head through a buffer. What came right behind the head is in there.
-    """
-    response = attached._response
-    with closing(response):
-        sock = socket.socket(fileno=os.dup(attached.fileno()))
-        sock.setblocking(False)
-        return sock, bytes(response.raw._fp.fp.peek())
-
-
 class ExecStream(ByteStream):
     """Bytes to the program's standard input, bytes from its standard output."""
 
-    def __init__(self, raw: SocketStream | UNIXSocketStream, buffered: bytes) -> None:
+    def __init__(self, raw: ByteStream, buffered: bytes) -> None:
         self._raw = raw
         self._buffer = buffered
         self._kind = STDOUT
@@ -41,20 +26,21 @@ class ExecStream(ByteStream):
         self._first = b""
         self._said = b""
 
-    @classmethod
-    async def over(cls, sock: socket.socket, buffered: bytes) -> ExecStream:
-        kind = UNIXSocketStream if sock.family is socket.AF_UNIX else SocketStream
-        try:
-            return cls(await kind.from_socket(sock), buffered)
-        except BaseException:
-            sock.close()
-            raise
-
     @property
     def last_words(self) -> str:
         """The last line of standard error, for an error message."""
         lines = self._said.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been closed, nor ended as far as can be told without waiting."""
+        fd = self._raw.extra(SocketAttribute.raw_socket).fileno()  # noqa: S610 - no query
+        if fd < 0 or not hasattr(select, "poll"):
+            return fd >= 0
+        poll = select.poll()
+        poll.register(fd, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
+        return not poll.poll(0)
 
     async def begin(self) -> None:
         """Wait for the first output. Raises EndOfStream when there is none."""

@@ -1,0 +1,211 @@
+# Only this file brings something into an engine that stays there: images, and the warden's runtime.
+"""What caves are made from: an image of the engine with a cave's folders and user laid over it, and the runtime."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+from docker.errors import ImageNotFound, NotFound
+from docker.utils import parse_repository_tag
+
+from ghost_mcp.backends.docker import container as made_of
+from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
+from ghost_mcp.warden import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import docker
+
+    from ghost_mcp.backends.docker.engine import Engine
+
+__all__ = ["DRESSED", "Images"]
+
+DRESSED = "ghost.dressed"  # a dressed image's label: the id of the image below
+REPOSITORY = "ghost-dressed"
+FORMAT = "1"  # of what is laid over
+MAKING_S = 60.0
+PAUSE_S = 0.05
+ACCOUNT_BYTES = 256 << 10
+
+
+class Images:
+    """The images and the runtime of one engine. What was found once is not asked for again."""
+
+    def __init__(self, engine: Engine, cache: Path) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._runtime = ""  # the volume's name, once it is known to be whole
+        self._dressed: dict[str, str] = {}
+
+    async def known(self, image: str) -> str:
+        """The image's id. Raises InvalidArgument for one that the engine does not have."""
+        try:
+            found = await self._engine.ask(lambda e: e.inspect_image(image))  # type: ignore[no-untyped-call]
+        except (CaveNotFound, InvalidArgument) as exc:
+            raise InvalidArgument(
+                f"the engine has no image {image[:200]}",
+                hint=f"Get it first: ghost image pull {image[:200]}",
+            ) from exc
+        return str(found["Id"])
+
+    def forget(self) -> None:
+        """Look again: somebody has removed what was found."""
+        self._runtime = ""
+        self._dressed.clear()
+
+    async def dressed(self, image: str) -> str:
+        """The id of the image with a cave's folders and user laid over it; made once for each image."""
+        plain = await self.known(image)
+        if plain not in self._dressed:
+            self._dressed[plain] = await self._find_dressed(plain) or await self._dress(plain)
+        return self._dressed[plain]
+
+    async def _find_dressed(self, plain: str) -> str | None:
+        with suppress(CaveNotFound, InvalidArgument):
+            found = await self._engine.ask(lambda e: e.inspect_image(_tagged(plain)))  # type: ignore[no-untyped-call]
+            if found["Config"]["Labels"].get(DRESSED) == plain:
+                return str(found["Id"])
+        return None
+
+    async def _dress(self, plain: str) -> str:
+        lock = f"ghost_dressing_{plain.removeprefix('sha256:')[:32]}"
+        async with self._workshop(lock, plain, {}, {DRESSED: plain}) as workshop:
+            there = await self._find_dressed(plain)  # somebody may have been faster
+            if there is not None:
+                return there
+
+            def dress(engine: docker.APIClient) -> str:
+                accounts = {
+                    name: _small_file(engine, workshop, f"/etc/{name}")
+                    for name in ("passwd", "group")
+                }
+                engine.put_archive(workshop, "/", made_of.dressing(accounts))
+                repository, tag = _tagged(plain).split(":")
+                return str(engine.commit(workshop, repository, tag)["Id"])
+
+            return await self._engine.ask(dress)
+
+    @asynccontextmanager
+    async def _workshop(
+        self, name: str, image: str, places: Mapping[str, str], labels: Mapping[str, str]
+    ) -> AsyncIterator[str]:
+        """A container that is never started: its name is a lock, its mounts are the way into volumes.
+
+        Whoever holds the name for longer than MAKING_S has died.
+        """
+
+        def make(engine: docker.APIClient) -> str:
+            binds = [f"{volume}:{path}:rw,nocopy" for path, volume in places.items()]
+            host = engine.create_host_config(binds=binds, network_mode="none")
+            made = engine.create_container(
+                image, ["none"], name=name, labels=dict(labels), host_config=host
+            )
+            return str(made["Id"])
+
+        deadline = time.monotonic() + MAKING_S
+        while True:
+            try:
+                workshop = await self._engine.ask(make)
+                break
+            except Conflict:
+                if time.monotonic() > deadline:
+                    await self._remove(name)
+                await anyio.sleep(PAUSE_S)
+        try:
+            yield workshop
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._remove(workshop)
+
+    async def _remove(self, container: str) -> None:
+        with suppress(CaveNotFound, Conflict):
+            await self._engine.ask(lambda e: e.remove_container(container, v=True, force=True))
+
+    async def runtime(self, image: str) -> str:
+        """The name of the volume with the warden's runtime, whole. ``image`` is any that the engine has."""
+        if self._runtime:
+            return self._runtime
+        await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
+        folder = await anyio.to_thread.run_sync(runtime.build_runtime, self._cache)
+        volume, place = f"ghost-{folder.name}", "/fill/runtime"
+        async with self._workshop(f"{volume}-filling", image, {place: volume}, {}) as workshop:
+            try:
+                marker = f"{place}/{made_of.MARKER}"
+                await self._engine.ask(lambda engine: engine.get_archive(workshop, marker))
+            except CaveNotFound:
+                packed = await anyio.to_thread.run_sync(made_of.pack_runtime, folder)
+                await self._engine.ask(lambda e: e.put_archive(workshop, "/fill", packed))
+        self._runtime = volume
+        return volume
+
+    async def unused(self) -> tuple[list[str], list[str]]:
+        """Dressed images whose image has lost its name, and runtimes of other versions that no cave has."""
+
+        def look(engine: docker.APIClient) -> tuple[list[str], list[str]]:
+            used = {one["ImageID"] for one in engine.containers(all=True)}
+            images = []
+            for one in engine.images(filters={"label": DRESSED}):
+                try:
+                    plain = engine.inspect_image(one["Labels"][DRESSED])  # type: ignore[no-untyped-call]
+                except ImageNotFound:
+                    plain = {}
+                named = plain.get("RepoTags") or plain.get("RepoDigests")
+                if not named and one["Id"] not in used:
+                    images.append(one["Id"])
+            idle = {"name": "ghost-runtime-", "dangling": "true"}
+            volumes = [one["Name"] for one in engine.volumes(filters=idle)["Volumes"] or ()]
+            return images, [one for one in volumes if one != self._runtime]
+
+        return await self._engine.ask(look)
+
+    async def pull(self, image: str, progress: Callable[[str, int, int], None]) -> str:
+        """Fetch an image; returns its id. ``progress`` hears what is done, and of how many bytes how many.
+
+        Raises InvalidArgument when there is none of that name, BackendUnavailable when no registry answers.
+        """
+        repository, tag = parse_repository_tag(image)
+        tag = tag or "latest"
+
+        def pull(engine: docker.APIClient) -> None:
+            layers: dict[str, tuple[int, int]] = {}
+            for line in engine.pull(repository, tag, stream=True, decode=True):
+                if "error" in line:
+                    raise InvalidArgument(f"cannot get {image[:200]}: {line['error'][:300]}")
+                told: Any = line.get("progressDetail") or {}
+                if told.get("total"):
+                    layers[line["id"]] = (told.get("current", 0), told["total"])
+                done, whole = (
+                    (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
+                )
+                progress(str(line.get("status", ""))[:200], done, whole)
+
+        await self._engine.ask(pull)
+        return await self.known(image)
+
+
+def _tagged(plain: str) -> str:
+    return f"{REPOSITORY}:{plain.removeprefix('sha256:')[:32]}-{FORMAT}"
+
+
+def _small_file(engine: docker.APIClient, container: str, path: str) -> bytes:
+    """A file of a container that was not started; empty where there is none of a bearable size."""
+    try:
+        pieces, about = engine.get_archive(container, path)
+    except NotFound:
+        return b""
+    if about["size"] > ACCOUNT_BYTES:
+        return b""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        entry = archive.next()
+        file = archive.extractfile(entry) if entry is not None and entry.isfile() else None
+        return b"" if file is None else file.read(ACCOUNT_BYTES)
