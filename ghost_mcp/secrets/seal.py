@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -39,8 +39,7 @@ _ID_BYTES = 8
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 15, 8, 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One sealed value. Times are seconds since the epoch; all but ``sealed`` is readable by whoever reads the file."""
 
     owner: str

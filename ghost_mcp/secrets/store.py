@@ -11,11 +11,11 @@ the old key. Killed before the commit, the old key opens the store; after it, th
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
 import time
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -282,11 +282,15 @@ def _generation(data: bytes | None) -> int:
 
 def _render(content: _Content) -> bytes:
     rows = [
-        {
-            **_info(record).as_dict(),
-            "nonce": base64.b64encode(record.nonce).decode(),
-            "sealed": base64.b64encode(record.sealed).decode(),
-        }
+        [
+            record.owner,
+            record.name,
+            record.version,
+            record.created_at,
+            record.updated_at,
+            b2a_base64(record.nonce, newline=False).decode(),
+            b2a_base64(record.sealed, newline=False).decode(),
+        ]
         for record in content.records.values()
     ]
     head = {
@@ -312,15 +316,8 @@ def _parse(data: bytes, seal_of: Callable[[bytes, str], Seal]) -> _Content:
     seal.check(body, mac[1:-1].decode("ascii", "replace") if mac[:1] + mac[-1:] == b"\n\n" else "")
     if head["format"] != _FORMAT:
         raise PermissionRefused("the secrets were set by a newer Ghost", hint="Use that one.")
-    records = [
-        Record(
-            **{
-                **row,
-                "nonce": base64.b64decode(row["nonce"]),
-                "sealed": base64.b64decode(row["sealed"]),
-            }
-        )
+    records = {
+        (row[0], row[1]): Record._make([*row[:5], a2b_base64(row[5]), a2b_base64(row[6])])
         for row in head["records"]
-    ]
-    by_key = {(record.owner, record.name): record for record in records}
-    return _Content(seal=seal, generation=head["generation"], records=by_key)
+    }
+    return _Content(seal=seal, generation=head["generation"], records=records)

@@ -13,7 +13,18 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
-from tests.bench import caves, crowd, docker, http, place, programs, serving, table, tools
+from tests.bench import (
+    caves,
+    crowd,
+    docker,
+    http,
+    place,
+    programs,
+    sealed,
+    serving,
+    table,
+    tools,
+)
 from tests.bench.measure import Row
 from tests.bench.place import Place
 
@@ -27,6 +38,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "stdio-read": serving.stdio_read,
     "output": tools.output,
     "no-op": serving.no_op,
+    "masking": sealed.masking,
+    "sealing": sealed.sealing,
     "screenshot": tools.screenshot,
     "convert": tools.convert,
     "memory": crowd.memory,
