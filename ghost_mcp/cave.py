@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
-from anyio.abc import ByteStream
 
 from ghost_mcp.errors import CaveGone, GhostError, InvalidArgument, LimitExceeded, ProtocolFailure
+from ghost_mcp.warden.link import Piped
 
 if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.spec import CaveInfo, Usage
@@ -335,7 +337,7 @@ class Cave:
         head: dict[str, Any] = {"path": path} if path is not None else {"port": port}
         async with await self._stream("dial", head) as stream:
             await stream.note()
-            yield _Dialled(stream)
+            yield Piped(stream)
 
     # --- the cave itself -------------------------------------------------------------------------
 
@@ -423,37 +425,6 @@ class Writing:
     async def _finish(self) -> None:
         await self._stream.send_eof()
         self.written, _ = await self._stream.answer()
-
-
-class _Dialled(ByteStream):
-    """A dialled port as an anyio byte stream."""
-
-    def __init__(self, stream: LinkStream) -> None:
-        self._stream = stream
-        self._rest = b""
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        if not self._rest:
-            try:
-                self._rest = await self._stream.receive_or_eof()
-            except CaveGone as exc:
-                raise anyio.BrokenResourceError from exc
-            if not self._rest:
-                raise anyio.EndOfStream
-        piece, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
-        return piece
-
-    async def send(self, item: bytes) -> None:
-        try:
-            await self._stream.send(item)
-        except CaveGone as exc:
-            raise anyio.BrokenResourceError from exc
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.reset()
 
 
 def _content(about: Mapping[str, Any], data: bytes) -> FileContent:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -138,6 +139,7 @@ class Ghost:
             claimed = await pool.claim(spec, secrets) if pool.suits(spec) else None
             if claimed is not None:
                 info, self._links[spec.id] = claimed
+                await self._serve_network(backend, info, claimed[1])
                 return self._handle(backend, info)
         return self._handle(backend, await backend.create(spec, secrets=secrets))
 
@@ -199,6 +201,7 @@ class Ghost:
                 continue
             await self.drop_link(cave_id)
             await backend.destroy(cave_id)
+            shutil.rmtree(backend.ledger(cave_id), ignore_errors=True)
             self._homes.pop(cave_id, None)
             self._own_secrets.pop(cave_id, None)
 
@@ -238,6 +241,9 @@ class Ghost:
             except BaseException:
                 await link.aclose()
                 raise
+        # The warden's word only saves asking: the policy is the backend's.
+        if "egress" in link.hello:
+            await self._serve_network(backend, await backend.get(cave_id), link)
         return link
 
     async def masker(self, info: CaveInfo) -> Masker | None:
@@ -255,6 +261,14 @@ class Ghost:
             with suppress(GhostError):
                 values.update(await self._secrets.resolve(info.spec.owner, [name]))
         return Masker(values)
+
+    async def _serve_network(self, backend: Backend, info: CaveInfo, link: Link) -> None:
+        """Be the cave's way out while the link lives, if its policy gives it one."""
+        if info.spec.network.mode != "none" and self._tasks is not None:
+            from ghost_mcp.egress.ledger import Ledger
+            from ghost_mcp.egress.service import attach  # most caves have no network
+
+            await attach(link, info, Ledger(backend.ledger(info.id)), self._tasks)
 
     async def drop_link(self, cave_id: str) -> None:
         """Close the link to a cave, if there is one."""

@@ -84,6 +84,12 @@ def _check_env(env: Mapping[str, str]) -> None:
             raise InvalidArgument(f"bad value for environment variable {key}")
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidArgument("what a network allows is a list of rules, not one text")
+    return tuple(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a cave may use. ``None`` means no limit of its own; CaveInfo.assurance says what is enforced."""
@@ -104,18 +110,33 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPolicy:
-    """``none``: no network. ``allow``: only the listed names. ``open``: the internet, never the host."""
+    """``none``: no network. ``allow``: only what the rules list. ``open``: the internet, never the host.
+
+    The rules of ``allow`` are those of :mod:`ghost_mcp.egress.policy`; in ``open`` they add what is not the
+    internet. ``connections`` bounds how many are open at once, ``bytes_per_s`` how much passes in a second,
+    ``total_bytes`` how much in all, both ways together; None is no limit.
+    """
 
     mode: Literal["none", "allow", "open"] = "none"
     allow: tuple[str, ...] = ()
+    connections: int = 256
+    bytes_per_s: int | None = None
+    total_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("none", "allow", "open"):
             raise InvalidArgument(
                 f"unknown network mode: {self.mode!r}", hint="Use none, allow or open."
             )
-        if self.allow and self.mode != "allow":
+        if self.allow and self.mode == "none":
             raise InvalidArgument("names to allow need the network mode 'allow'")
+        _at_least("connections", self.connections, 1)
+        _at_least("bytes_per_s", self.bytes_per_s, 1024)
+        _at_least("total_bytes", self.total_bytes, 1024)
+        if self.allow:
+            from ghost_mcp.egress.policy import read_rules  # most caves have no network
+
+            read_rules(self.allow)
 
 
 class Given(Mapping[str, bytes]):
@@ -244,7 +265,7 @@ class CaveSpec:
             if isinstance(values.get("network"), Mapping):
                 policy = dict(values["network"])
                 values["network"] = NetworkPolicy(
-                    mode=policy.pop("mode", "none"), allow=tuple(policy.pop("allow", ()))
+                    **{**policy, "allow": _texts(policy.get("allow", ()))}
                 )
             if "secrets" in values:
                 values["secrets"] = tuple(values["secrets"])

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ghost_mcp.errors import Unsupported
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import ByteStream
 
-    from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+    from ghost_mcp.spec import CaveInfo, CaveSpec, NetworkPolicy, Usage
 
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "network_line"]
 
 OPEN_FILES = 65_536
 SHAPE = ("image", "limits", "network")
@@ -115,6 +116,7 @@ class Backend(ABC):
             "deadline_s": spec.timeout_s,
             "idle_s": spec.idle_timeout_s,
             "release": not spec.ephemeral,
+            "egress": spec.network.mode != "none",
             "rlimits": {"nofile": OPEN_FILES, "core": 0},
         }
 
@@ -123,6 +125,17 @@ class Backend(ABC):
         alone, by name; with ``remove`` it is removed."""
         return []
 
+    def ledger(self, cave_id: str) -> Path:
+        """The folder on this machine for what Ghost keeps of a cave's network: see ``egress.ledger``.
+
+        It goes with the cave, and no program of the cave can write there.
+        """
+        from pathlib import Path
+
+        from ghost_mcp.backends.local.door import state_folder
+
+        return Path(state_folder(), "egress", cave_id)
+
     @abstractmethod
     async def usage(self, cave_id: str) -> Usage:
         """What the cave uses now, as far as the engine can tell."""
@@ -130,3 +143,12 @@ class Backend(ABC):
     @abstractmethod
     def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         """The warden's log from its beginning, in pieces; with ``follow`` until the cave ends."""
+
+
+def network_line(network: NetworkPolicy) -> str:
+    """What the assurance of a cave says that has a network namespace of its own and no interface but loopback."""
+    alone = "a network namespace with nothing but its own loopback"
+    if network.mode == "none":
+        return f"none: {alone}"
+    reach = "the internet, never the host" if network.mode == "open" else "what its rules list"
+    return f"{network.mode}: {alone}; a proxy outside reaches {reach}, over TCP only"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ghost_mcp.secrets.border import Border
     from ghost_mcp.secrets.masker import Masker
 
-__all__ = ["Configured", "Link", "LinkStream", "configure", "configuring"]
+__all__ = ["Configured", "Link", "LinkStream", "Piped", "configure", "configuring"]
 
 HELLO_S = 20.0
 STALL_S = 10.0
@@ -194,6 +194,40 @@ class LinkStream:
         if not self.closed:
             self._failure = exc
             self._wake()
+
+
+class Piped(ByteStream):
+    """A stream's only channel as an anyio byte stream: a connection to or from a port in the cave."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        if not self._rest:
+            try:
+                self._rest = await self._stream.receive_or_eof()
+            except CaveGone as exc:
+                raise anyio.BrokenResourceError from exc
+            if not self._rest:
+                raise anyio.EndOfStream
+        piece, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+        return piece
+
+    async def send(self, item: bytes) -> None:
+        try:
+            await self._stream.send(item)
+        except CaveGone as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def send_eof(self) -> None:
+        try:
+            await self._stream.send_eof()
+        except CaveGone as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def aclose(self) -> None:
+        await self._stream.reset()
 
 
 class Link:

@@ -1,4 +1,4 @@
-"""Ports in the cave: connecting to one (dial), and offering one whose connections go to the hub (listen)."""
+"""Ports in the cave: connecting to one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dial(stream: Stream, head: dict[str, Any], body: bytes) -> None:
             return
         sock.close()  # EAGAIN, too: a unix socket whose queue is full, which never becomes ready
         raise
-    _join(stream, sock)
+    join(stream, sock)
 
 
 def _target(head: dict[str, Any]) -> tuple[_socket.socket, Any]:
@@ -47,16 +47,16 @@ def _target(head: dict[str, Any]) -> tuple[_socket.socket, Any]:
         if not 0 < len(raw) <= MAX_UNIX_PATH or b"\0" in raw:
             raise WardenError("invalid_path", f"not the path of a socket: {ascii(path)[:200]}")
         return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), path
-    family, address = _address(head, lowest=1)
+    family, address = _address(head)
     sock = _socket.socket(family, _socket.SOCK_STREAM)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     return sock, address
 
 
-def _address(head: dict[str, Any], *, lowest: int) -> tuple[int, tuple[str, int]]:
+def _address(head: dict[str, Any]) -> tuple[int, tuple[str, int]]:
     """The family, and host and port, that a head names. Raises invalid_argument."""
     port, host = head.get("port"), head.get("host") or "localhost"
-    if type(port) is not int or not lowest <= port < 65536:
+    if type(port) is not int or not 0 < port < 65536:
         raise WardenError("invalid_argument", f"not a port: {str(port)[:40]}")
     host = "127.0.0.1" if host == "localhost" else str(host)
     family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
@@ -77,7 +77,7 @@ def _when_connected(stream: Stream, sock: _socket.socket) -> None:
             sock.close()
             stream.fail(OSError(error, os.strerror(error)))
         else:
-            _join(stream, sock)
+            join(stream, sock)
 
     timer = warden.after(CONNECT_S, lambda: settle(errno.ETIMEDOUT))
     stream.on_reset = lambda: settle(errno.ECONNABORTED)
@@ -88,7 +88,8 @@ def _when_connected(stream: Stream, sock: _socket.socket) -> None:
     )
 
 
-def _join(stream: Stream, sock: _socket.socket) -> None:
+def join(stream: Stream, sock: _socket.socket) -> None:
+    """Carry bytes both ways between a stream and a connected socket, after a NOTE that says so."""
     if stream.open:
         stream.note({"connected": True})
         _Tie(stream, sock)
@@ -143,31 +144,3 @@ class _Tie:
     def _reset(self) -> None:
         self.source.close()
         self.feeder.close()
-
-
-def listen(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{port, host}``: each connection to the cave's own loopback port opens a stream to the hub.
-
-    A NOTE carries the port; the streams open with ``{op: "accepted", port}``. A reset closes the port.
-    """
-    warden = stream.peer.warden
-    family, address = _address({"port": 0, **head}, lowest=0)
-    sock = _socket.socket(family, _socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(128)
-    except OSError:
-        sock.close()
-        raise
-    port = sock.getsockname()[1]
-
-    def close() -> None:
-        warden.unwatch(sock.fileno())
-        sock.close()
-
-    warden.accept(
-        sock, lambda client: _join(stream.peer.open({"op": "accepted", "port": port}), client)
-    )
-    stream.on_reset = close
-    stream.note({"port": port})

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from .egress import Door
+
     Callback = Callable[[int], None]
 
 READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
@@ -58,7 +60,7 @@ OPERATIONS = {
     "unpack": ("trees", "unpack"),
     "watch": ("watch", "watch"),
     "dial": ("ports", "dial"),
-    "listen": ("ports", "listen"),
+    "egress": ("egress", "attach"),
 }
 
 
@@ -77,11 +79,12 @@ class WardenError(Exception):
 class Stream:
     """The warden's end of one stream. A handler sets the ``on_*`` attributes it needs."""
 
-    __slots__ = ("id", "on_credit", "on_data", "on_eof", "on_note", "on_reset", "peer")
+    __slots__ = ("id", "on_credit", "on_data", "on_eof", "on_note", "on_reset", "passive", "peer")
 
     def __init__(self, peer: Peer, stream: int) -> None:
         self.peer = peer
         self.id = stream
+        self.passive = False  # a stream that only waits: the cave is idle all the same
         self.on_data: Callable[[int, bytes], int | None] | None = None
         self.on_eof: Callable[[int], None] | None = None
         self.on_note: Callable[[dict[str, Any], bytes], None] | None = None
@@ -143,8 +146,7 @@ class Peer:
         self._out = bytearray()
         self._closed = False
         warden.watch(self.fd, READ, self._ready)
-        hello = {"boot": warden.boot, "pid": os.getpid(), "secrets": len(warden.secrets)}
-        self.send(self.wire.send_hello(hello))
+        self.send(self.wire.send_hello(warden.greeting()))
 
     @property
     def congested(self) -> bool:
@@ -494,7 +496,7 @@ class Warden:
     def _check_lifetime(self) -> None:
         """End at the deadline, after the idle limit, or when an ephemeral cave is alone for too long."""
         now = monotonic()
-        if any(peer.streams for peer in self.peers):
+        if any(not stream.passive for peer in self.peers for stream in peer.streams.values()):
             self.active = now
         limits = [(self.deadline, "its time is over")]
         if self.idle_s is not None:
@@ -513,6 +515,14 @@ class Warden:
 
     _lifetime_timer: Timer | None = None
     lifeline_fd = -1
+    door: Door | None = None
+
+    def greeting(self) -> dict[str, Any]:
+        """What each hub is told first. ``egress``: whether somebody serves the cave's way out, if it has one."""
+        told: dict[str, Any] = {"boot": self.boot, "pid": os.getpid(), "secrets": len(self.secrets)}
+        if self.door is not None:
+            told["egress"] = bool(self.door.attached)
+        return told
 
     def set_lifetime(
         self, *, deadline_s: float | None, idle_s: float | None, lonely_s: float | None

@@ -168,33 +168,3 @@ def test_a_full_queue_is_said(cave: Cave, warden: Client) -> None:
         warden.call("dial", path="/workspace/s")
     for stream in held:
         stream.reset()
-
-
-def test_connections_of_the_cave_come_to_the_hub(warden: Client) -> None:
-    listening = warden.open("listen", port=0)
-    port = listening.note()["port"]
-    client = warden.open(
-        "exec", line=f"exec 3<>/dev/tcp/127.0.0.1/{port}; echo question >&3; cat <&3; echo done"
-    )
-    while not warden.accepted:
-        warden.read()
-    incoming = warden.accepted.popleft()
-    assert incoming.note() == {"connected": True}
-    assert line_of(incoming) == "question"
-    incoming.send(b"answer\n")
-    incoming.eof()
-    assert line_of(client) + line_of(client) == "answerdone"
-    while (frame := incoming.next()).kind != wire.RESET:
-        assert frame.kind in (wire.EOF, wire.DATA)
-    listening.reset()
-    refused = warden.run(f"exec 3<>/dev/tcp/127.0.0.1/{port}")
-    assert refused[0] == 1
-    assert b"refused" in refused[2]
-
-
-def test_bad_listens_say_why(warden: Client) -> None:
-    port = warden.open("listen", port=0).note()["port"]
-    for head in ({"port": port}, {"port": 70_000}, {"port": "x"}, {"port": 0, "host": "192.0.2.1"}):
-        with pytest.raises(Refused):
-            warden.call("listen", **head)
-    assert warden.run("echo fine")[1] == b"fine\n"

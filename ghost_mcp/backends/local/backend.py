@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from ghost_mcp.backends.base import SHAPE, Backend
+from ghost_mcp.backends.base import SHAPE, Backend, network_line
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
@@ -136,12 +136,10 @@ class LocalBackend(Backend):
             "assurance": {name: asdict(line) for name, line in self._assurance(spec, uid).items()},
         }
 
+    def ledger(self, cave_id: str) -> Path:
+        return self.state.cave(cave_id).path / "egress"
+
     def _check(self, spec: CaveSpec) -> None:
-        if spec.network.mode != "none":
-            raise Unsupported(
-                f"a local cave cannot have the network mode {spec.network.mode!r}",
-                hint="Leave network at 'none'.",
-            )
         if spec.limits.disk_bytes is not None and os.geteuid() != 0:
             raise Unsupported(
                 "a disk limit needs root on the local backend",
@@ -203,9 +201,7 @@ class LocalBackend(Backend):
                 else f"host user {uid}, shared with its owner's other programs",
             ),
             "syscalls": Assurance(enforced=True, how="seccomp filter; no nested user namespaces"),
-            "network": Assurance(
-                enforced=True, how="none: a network namespace with nothing but its own loopback"
-            ),
+            "network": Assurance(enforced=True, how=network_line(spec.network)),
             "tmp": Assurance(
                 enforced=True, how=f"/tmp is a tmpfs of {spec.limits.tmp_bytes} bytes"
             ),

@@ -1,0 +1,134 @@
+# Every connection of a cave to the outside is made, bounded and written down here, whatever was spoken to ask for it.
+"""One cave's connections: asked for by target, carried both ways, each step of them in the ledger."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ghost_mcp.egress.dial import Dialler, Refused, Unreachable
+from ghost_mcp.egress.flow import Counted, Exhausted, Meter
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream
+
+    from ghost_mcp.egress.ledger import Ledger
+    from ghost_mcp.egress.policy import Policy, Target
+    from ghost_mcp.spec import NetworkPolicy
+
+__all__ = ["BROKEN", "Gateway", "carry"]
+
+BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+IDLE_S = 600.0  # without a byte either way
+
+
+class Gateway:
+    """Reaches out for one cave. ``cave`` is the name that ``ghost allow`` knows it by."""
+
+    def __init__(
+        self, cave: str, network: NetworkPolicy, policy: Callable[[], Policy], ledger: Ledger
+    ) -> None:
+        self._cave = cave
+        self._most = network.connections
+        self._open = 0
+        self._meter = Meter(network)
+        self._dialler = Dialler(policy)
+        self._ledger = ledger
+
+    @asynccontextmanager
+    async def reach(self, target: Target, how: str) -> AsyncIterator[Counted]:
+        """A connection, closed with the block. Raises Refused, Unreachable, and Exhausted within the block."""
+        note = self._notes(str(target), how)
+        if self._open >= self._most:
+            why = f"the cave has {self._most} connections open, as many as it may"
+            note("failed", why=why)
+            raise Unreachable(why)
+        self._open += 1
+        try:
+            try:
+                reached = await self._dialler.reach(target)
+            except Refused as exc:
+                note("refused", address=exc.address, **self.refusal(exc))
+                raise
+            except Unreachable as exc:
+                note("failed", why=str(exc))
+                raise
+            note("open", address=str(reached.address), rule=reached.rule)
+            async with reached.stream:
+                far = Counted(reached.stream, self._meter)
+                try:
+                    yield far
+                finally:
+                    note("closed", **far.summary())
+        finally:
+            self._open -= 1
+
+    def _notes(self, target: str, how: str) -> Callable[..., None]:
+        """Writes steps of one connection into the ledger."""
+        number = secrets.token_hex(4)
+
+        def note(event: str, **more: Any) -> None:
+            self._ledger.write(event=event, id=number, how=how, target=target, **more)
+
+        return note
+
+    def refusal(self, error: Refused) -> dict[str, Any]:
+        """A refusal as data: what was blocked, by which rule, why, and what would allow it."""
+        return {
+            "blocked": error.target,
+            "rule": error.verdict.rule,
+            "why": error.verdict.why,
+            "how_to_allow": _how_to_allow(error, self._cave),
+        }
+
+
+def _how_to_allow(error: Refused, cave: str) -> str:
+    if error.verdict.rule == "never":
+        return "Nothing allows it."
+    host, _, port = error.target.rpartition(":")
+    if error.verdict.rule == "not public":
+        host = f"[{error.address}]" if ":" in error.address else error.address
+    wanted = host if port in ("80", "443") else f"{host}:{port}"
+    return f"On the machine that runs Ghost: ghost allow {cave} {wanted}"
+
+
+async def carry(near: ByteStream, far: Counted) -> None:
+    """Carry bytes both ways until both have ended, or nothing has passed for IDLE_S. Raises Exhausted."""
+    exhausted: list[Exhausted] = []
+
+    async def copy(source: ByteStream, sink: ByteStream) -> None:
+        try:
+            while True:
+                await sink.send(await source.receive())
+        except anyio.EndOfStream:
+            with suppress(*BROKEN):
+                await sink.send_eof()
+            return
+        except BROKEN:
+            pass
+        except Exhausted as exc:
+            exhausted.append(exc)
+        tasks.cancel_scope.cancel()
+
+    async def watch() -> None:
+        while True:
+            left_s = far.moved_at + IDLE_S - time.monotonic()
+            if left_s <= 0:
+                break
+            await anyio.sleep(left_s)
+        far.cut = f"nothing passed for {IDLE_S:g} s"
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        async with anyio.create_task_group() as ways:
+            ways.start_soon(copy, near, far)
+            ways.start_soon(copy, far, near)
+        tasks.cancel_scope.cancel()
+    if exhausted:
+        raise exhausted[0]
