@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
-from ghost_mcp.errors import CaveGone, GhostError, InvalidArgument, LimitExceeded, ProtocolFailure
+from ghost_mcp.errors import (
+    CaveGone,
+    Conflict,
+    GhostError,
+    InvalidArgument,
+    LimitExceeded,
+    ProtocolFailure,
+)
 from ghost_mcp.warden.link import Piped
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.egress.ledger import Grant, Ledger
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
@@ -338,6 +346,34 @@ class Cave:
         async with await self._stream("dial", head) as stream:
             await stream.note()
             yield Piped(stream)
+
+    # --- network ---------------------------------------------------------------------------------
+
+    def allow(self, rule: str, *, for_s: float | None = None) -> Grant:
+        """Let the cave reach one more name or address, from its next connection on; see ``egress.policy``.
+
+        Without ``for_s`` for as long as the cave is there. Raises InvalidArgument, and Conflict for a cave
+        that was made without a network.
+        """
+        if self.info.spec.network.mode == "none":
+            raise Conflict(
+                f"cave {self.name} has no network",
+                hint="It is decided when a cave is made: ghost create NAME --allow RULE",
+            )
+        return self._ledger().grant(rule, for_s=for_s)
+
+    def connections(self, *, since: float = 0.0) -> list[dict[str, Any]]:
+        """Each step of each connection to the outside, allowed or refused, oldest first; see ``egress.ledger``."""
+        return self._ledger().records(since=since)
+
+    def watch_connections(self) -> AsyncIterator[dict[str, Any]]:
+        """The same, and each new one as it comes."""
+        return self._ledger().follow()
+
+    def _ledger(self) -> Ledger:
+        from ghost_mcp.egress.ledger import Ledger  # most caves have no network
+
+        return Ledger(self._backend.ledger(self.id))
 
     # --- the cave itself -------------------------------------------------------------------------
 

@@ -80,8 +80,8 @@ class Attachment:
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
 
-    def greet(self, patience_s: float, *, silent: Callable[[], None]) -> None:
-        """Wait for the warden's hello. ``silent`` is called once when it takes longer than ``patience_s``.
+    def greet(self, patience_s: float, *, silent: Callable[[], None]) -> dict[str, Any]:
+        """Wait for the warden's hello, and return what it says. ``silent`` is called once when it takes longer than ``patience_s``.
 
         Nothing has been asked of the warden before this returns, so a cave that is frozen starts nothing
         later. Raises CaveGone, ProtocolFailure, TimedOut, and what ``silent`` raises.
@@ -100,7 +100,7 @@ class Attachment:
                 for frame in self._receive():
                     if frame.kind == wire.HELLO:
                         self._secrets = bool(frame.head.get("secrets"))
-                        return
+                        return frame.head
 
     def run(self, head: dict[str, Any]) -> dict[str, Any]:
         """Run the program to its end; returns ``{exit_code, timed_out, duration_s}``.

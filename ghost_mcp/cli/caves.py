@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 
-__all__ = ["create", "destroy", "find", "info", "list_caves", "logs", "start", "stop"]
+__all__ = ["create", "destroy", "find", "info", "list_caves", "logs", "on_ghost", "start", "stop"]
 
 _T = TypeVar("_T")
 
@@ -32,7 +32,7 @@ def create(options: argparse.Namespace, out: Output) -> int:
         return (await ghost.create(spec)).info
 
     with out.progress(f"creating {spec.name}"):
-        made = _on_ghost(options.backend, act)
+        made = on_ghost(options.backend, act)
     _show(made, f"created {made.full_name}", out)
     return 0
 
@@ -67,7 +67,7 @@ def start(options: argparse.Namespace, out: Output) -> int:
         return await ghost.start(options.cave)
 
     with out.progress(f"starting {options.cave}"):
-        started = _on_ghost(options.backend, act)
+        started = on_ghost(options.backend, act)
     _show(started, f"started {started.full_name}", out)
     return 0
 
@@ -77,7 +77,7 @@ def stop(options: argparse.Namespace, out: Output) -> int:
         return await (await ghost.get(options.cave)).stop(pause=options.pause)
 
     with out.progress(f"stopping {options.cave}"):
-        stopped = _on_ghost(options.backend, act)
+        stopped = on_ghost(options.backend, act)
     _show(stopped, f"{stopped.state.value} {stopped.full_name}", out)
     return 0
 
@@ -97,7 +97,7 @@ def destroy(options: argparse.Namespace, out: Output) -> int:
             names.append(info[1])
 
     with out.progress("destroying"):
-        _on_ghost(options.backend, act)
+        on_ghost(options.backend, act)
     if out.json:
         out.document({"destroyed": names})
     for name in names:
@@ -120,7 +120,7 @@ def logs(options: argparse.Namespace, out: Output) -> int:
                 pieces.append(text)
         return cave.name
 
-    name = _on_ghost(options.backend, act)
+    name = on_ghost(options.backend, act)
     if out.json:
         out.document({"name": name, "log": "".join(pieces)})
     return 0
@@ -141,7 +141,7 @@ def find(name: str, backend: str | None) -> CaveInfo:
     async def act(ghost: Ghost) -> CaveInfo:
         return (await ghost.get(name)).info
 
-    return _on_ghost(backend, act)
+    return on_ghost(backend, act)
 
 
 def _survey(backend: str | None) -> list[CaveInfo]:
@@ -159,7 +159,7 @@ def _survey(backend: str | None) -> list[CaveInfo]:
     async def act(ghost: Ghost) -> list[CaveInfo]:
         return await ghost.list()
 
-    return _on_ghost(backend, act)
+    return on_ghost(backend, act)
 
 
 def _usage(options: argparse.Namespace) -> Usage:
@@ -174,10 +174,11 @@ def _usage(options: argparse.Namespace) -> Usage:
     async def act(ghost: Ghost) -> Usage:
         return await (await ghost.get(options.cave)).usage()
 
-    return _on_ghost(options.backend, act)
+    return on_ghost(options.backend, act)
 
 
-def _on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:
+def on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:
+    """What ``act`` returns, given an open Ghost of that backend."""
     import anyio
 
     from ghost_mcp.ghost import Ghost
@@ -218,7 +219,10 @@ def _spec(options: argparse.Namespace) -> CaveSpec:
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
         timeout_s=options.timeout and parse_span(options.timeout),
         idle_timeout_s=options.idle_timeout and parse_span(options.idle_timeout),
-        network=NetworkPolicy(mode=options.network),
+        network=NetworkPolicy(
+            mode=options.network or ("allow" if options.allow else "none"),
+            allow=tuple(options.allow),
+        ),
         workspace=workspace,
         labels=labels,
     )

@@ -103,8 +103,13 @@ COMMANDS: dict[str, Command] = {
         Argument(
             "--network",
             metavar="MODE",
-            default="none",
-            help="none (default), or what the backend offers",
+            choices=("none", "allow", "open"),
+            help="none (default); allow: what --allow lists; open: the internet, never this machine",
+        ),
+        _many(
+            "--allow",
+            "RULE",
+            "reachable: example.org, *.example.org, HOST:PORT, 10.0.0.0/8, @pip, @npm, @debian, @github (repeatable)",
         ),
         _many(
             "--env", "KEY=VALUE", "a variable for its programs; KEY alone takes yours (repeatable)"
@@ -177,6 +182,29 @@ COMMANDS: dict[str, Command] = {
         "remove caves and everything in them",
         Argument("caves", metavar="CAVE", nargs="*", help="names or ids"),
         _flag("--all", help="every cave, those of live sessions excepted"),
+        BACKEND,
+        JSON,
+    ),
+    "allow": Command(
+        "network:allow",
+        "let a live cave reach one more name or address",
+        CAVE,
+        Argument(
+            "rule", metavar="RULE", help="as for create --allow: example.org, HOST:PORT, @pip"
+        ),
+        Argument("--for", dest="span", metavar="SPAN", help="only so long: 90s, 10m, 2h"),
+        BACKEND,
+        JSON,
+    ),
+    "egress": Command(
+        "network:egress",
+        "show the connections a cave made or was refused",
+        CAVE,
+        _flag(
+            "-f",
+            "--follow",
+            help="go on until interrupted, and serve the cave's network meanwhile",
+        ),
         BACKEND,
         JSON,
     ),

@@ -25,7 +25,7 @@ def describe(info: CaveInfo, usage: Usage, out: Output) -> None:
         ("processes", _count(usage.pids, spec.limits.pids)),
         ("cpu", _cpu(usage.cpu_s, spec.limits.cpus)),
         ("disk", _of(usage.disk_bytes, spec.limits.disk_bytes)),
-        ("network", spec.network.mode),
+        ("network", " ".join((spec.network.mode, *spec.network.allow))),
         ("image", spec.image or "the backend's own"),
         ("workspace", spec.workspace or "its own"),
         ("env", ", ".join(spec.env)),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import _socket
 import os
 import signal
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp.backends.local import door
@@ -39,9 +39,10 @@ def run(options: argparse.Namespace, out: Output) -> int:
         sinks = {STDOUT: bytearray(), STDERR: bytearray()}
     with _connected(options.cave, options.backend) as sock:
         attached = Attachment(sock, sinks=sinks, source=_source(options, head), terminal=terminal)
-        attached.greet(PATIENCE_S, silent=lambda: _check(options.cave, options.backend))
+        hello = attached.greet(PATIENCE_S, silent=lambda: _check(options.cave, options.backend))
         try:
-            answer = attached.run(head)
+            with _network(hello, options):
+                answer = attached.run(head)
         except Interrupted as exc:
             if exc.number == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -154,6 +155,15 @@ def _reach(name: str, backend: str | None) -> Any:
                 yield stream
 
     return reach()
+
+
+def _network(hello: dict[str, Any], options: argparse.Namespace) -> AbstractContextManager[object]:
+    """Serves the cave's network while the program runs, when it has one that nobody serves."""
+    if hello.get("egress") is not False:
+        return nullcontext()
+    from ghost_mcp.cli.network import served
+
+    return served(options.cave, options.backend)
 
 
 def _check(name: str, backend: str | None) -> None:

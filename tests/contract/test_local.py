@@ -22,7 +22,6 @@ OWN = ("run", "home", "workspace")
 
 class TestLocal(BackendContract):
     refused = (
-        {"network": {"mode": "open"}},
         {"image": "/no/such/tree"},
         {"image": "relative"},
         {"workspace": "/no/such/folder"},
