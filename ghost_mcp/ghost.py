@@ -264,7 +264,7 @@ class Ghost:
 
     async def _serve_network(self, backend: Backend, info: CaveInfo, link: Link) -> None:
         """Be the cave's way out while the link lives, if its policy gives it one."""
-        if info.spec.network.mode != "none" and self._tasks is not None:
+        if info.spec.network.mode in backend.proxied and self._tasks is not None:
             from ghost_mcp.egress.ledger import Ledger
             from ghost_mcp.egress.service import attach  # most caves have no network
 

@@ -35,6 +35,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     pools: ClassVar[bool] = False  # whether prepare() and claim() work
+    #: The network modes whose way out is Ghost's proxy, over the link.
+    proxied: ClassVar[frozenset[str]] = frozenset({"allow", "open"})
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,7 +118,7 @@ class Backend(ABC):
             "deadline_s": spec.timeout_s,
             "idle_s": spec.idle_timeout_s,
             "release": not spec.ephemeral,
-            "egress": spec.network.mode != "none",
+            "egress": spec.network.mode in self.proxied,
             "rlimits": {"nofile": OPEN_FILES, "core": 0},
         }
 

@@ -109,6 +109,7 @@ class FakeBackend(Backend):
     """See :class:`~ghost_mcp.backends.base.Backend`. With ``beside`` it is another view of that one's caves."""
 
     name = "fake"
+    proxied = frozenset()
 
     def __init__(self, beside: FakeBackend | None = None) -> None:
         self._caves: dict[str, _Cave] = {} if beside is None else beside._caves

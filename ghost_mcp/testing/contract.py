@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from ghost_mcp.testing.calls import Calls
+from ghost_mcp.testing.egress import Egress
 from ghost_mcp.testing.endings import Endings, Pools
 from ghost_mcp.testing.files import Files
 from ghost_mcp.testing.lifetimes import Creation, States
@@ -15,7 +16,7 @@ __all__ = ["BackendContract"]
 
 
 @pytest.mark.asyncio
-class BackendContract(Creation, States, Endings, Pools, Calls, Files, Truth):
+class BackendContract(Creation, States, Endings, Pools, Calls, Files, Egress, Truth):
     """Subclass it as ``class TestX(BackendContract)`` and define ``make()``.
 
     Override the attributes and methods of :class:`~ghost_mcp.testing.basis.Basis` where the backend differs.

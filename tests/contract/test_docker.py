@@ -74,7 +74,6 @@ class TestDocker(BackendContract):
     refused = (
         {"image": "no-such-image:ever"},
         {"image": "Not A Reference"},
-        {"network": {"mode": "allow", "allow": ["example.org"]}},
         {"workspace": "no/folder"},
         {"mounts": {"/data": "/no/such/file"}},
         {"limits": {"disk_bytes": 1 << 30}},

@@ -44,6 +44,7 @@ class TestFake(BackendContract):
     python = (sys.executable, "-c")
     refused = (
         {"network": {"mode": "allow", "allow": ["example.org"]}},
+        {"network": {"mode": "open"}},
         {"image": "/"},
         {"workspace": "/tmp"},
         {"mounts": {"/data": "/tmp"}},

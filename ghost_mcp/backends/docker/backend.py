@@ -85,6 +85,7 @@ class DockerBackend(Backend):
     """
 
     name = "docker"
+    proxied = frozenset({"allow"})  # open is the engine's own network
     pools = True
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from docker.types import LogConfig, Mount
 
+from ghost_mcp.backends.base import network_line
 from ghost_mcp.errors import InvalidArgument, Unsupported
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
@@ -83,8 +84,6 @@ def check(spec: CaveSpec) -> None:
         raise InvalidArgument(
             "a docker cave needs an image", hint="Name one that the engine has: image=debian:12."
         )
-    if spec.network.mode == "allow":
-        raise Unsupported(f"a docker cave cannot have the network mode {spec.network.mode!r} yet")
     if spec.limits.disk_bytes is not None:
         raise Unsupported("this engine's volumes have no limit of size", hint="Leave disk out.")
     if spec.workspace is not None and not (
@@ -267,7 +266,7 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
         "network": (
             (False, "open: the engine's own network; nothing keeps it from the engine's machine")
             if spec.network.mode == "open"
-            else (True, "none: a network namespace with nothing but its own loopback")
+            else (True, network_line(spec.network))
         ),
         "tmp": (True, f"{TMP} is a tmpfs of {spec.limits.tmp_bytes} bytes"),
         "disk": (False, "this engine's volumes have no limit of size"),
