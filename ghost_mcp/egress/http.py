@@ -54,7 +54,7 @@ class _Side:
         self.stream = stream
         self.http = h11.Connection(role, max_incomplete_event_size=MAX_HEAD_BYTES)
 
-    async def next(self, wait_s: float = IDLE_S) -> Any:
+    async def next(self, wait_s: float) -> Any:
         """The next event. Raises h11.RemoteProtocolError and TimeoutError."""
         while (event := self.http.next_event()) is h11.NEED_DATA:
             try:
@@ -157,7 +157,7 @@ async def _exchange(near: _Side, server: _Side, request: h11.Request) -> None:
     async def upload() -> None:
         try:
             await server.send(request)
-            while isinstance(event := await near.next(), h11.Data):
+            while isinstance(event := await near.next(IDLE_S), h11.Data):
                 await server.send(h11.Data(data=event.data))
             if isinstance(event, h11.EndOfMessage):
                 await server.send(h11.EndOfMessage())
@@ -188,7 +188,7 @@ async def _exchange(near: _Side, server: _Side, request: h11.Request) -> None:
 
 async def _passed(near: _Side, server: _Side) -> bool:
     """Pass one event of an answer back; whether there are more."""
-    event = await server.next()
+    event = await server.next(IDLE_S)
     if isinstance(event, h11.Data):
         await near.send(h11.Data(data=event.data))
     elif isinstance(event, h11.EndOfMessage):
