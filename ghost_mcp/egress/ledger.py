@@ -40,7 +40,7 @@ class Grant:
 
 
 class Ledger:
-    """Use one for each cave and process. The folder is made by the first write; it goes with the cave."""
+    """Use one for each cave and process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +70,7 @@ class Ledger:
 
         read_rules([rule])
         added = Grant(rule=rule, until=None if for_s is None else time.time() + for_s)
-        self._make()
+        self.prepare()
         lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,14 +88,10 @@ class Ledger:
     # --- connections -----------------------------------------------------------------------------
 
     def write(self, **record: Any) -> None:
-        """Append one line, with the time as ``at``. A full disk loses it: the connection's fate is decided."""
+        """Append one line, with the time as ``at``. Lost when the disk is full, and when the cave is gone."""
         line = json.dumps({"at": time.time(), **record}).encode() + b"\n"
         with suppress(OSError):
-            try:
-                self._append(line)
-            except FileNotFoundError:
-                self._make()
-                self._append(line)
+            self._append(line)
 
     def _append(self, line: bytes) -> None:
         fd = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -107,7 +103,8 @@ class Ledger:
         if full:
             os.replace(self._log, self._older)
 
-    def _make(self) -> None:
+    def prepare(self) -> None:
+        """Make the folder, while the cave is there."""
         self._folder.mkdir(0o700, parents=True, exist_ok=True)
 
     def records(self, *, since: float = 0.0) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ async def attach(link: Link, info: CaveInfo, ledger: Ledger, tasks: TaskGroup) -
     network = info.spec.network
     if network.mode == "none":
         return
+    ledger.prepare()
     gateway = Gateway(info.full_name, network, current_policy(network, ledger), ledger)
 
     def accept(stream: LinkStream, head: dict[str, Any]) -> None:

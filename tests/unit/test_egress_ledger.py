@@ -23,7 +23,8 @@ def test_nothing_is_there_before_the_first_word(folder: Path) -> None:
     ledger = Ledger(folder)
     assert ledger.grants() == ()
     assert ledger.records() == []
-    assert not folder.exists()
+    ledger.write(event="open", id="1")
+    assert not folder.exists()  # the last word of a connection may come after the cave's end
 
 
 def test_grants_are_seen_by_all_and_end(folder: Path) -> None:
@@ -63,6 +64,7 @@ def test_the_record_is_bounded_and_keeps_what_is_newest(
 ) -> None:
     monkeypatch.setattr(ledgers, "MAX_LOG_BYTES", 2000)
     ledger = Ledger(folder)
+    ledger.prepare()
     for number in range(200):
         ledger.write(event="open", id=str(number))
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5000
@@ -82,6 +84,7 @@ async def test_following_misses_and_repeats_nothing(
     monkeypatch.setattr(ledgers, "MAX_LOG_BYTES", 4000)
     monkeypatch.setattr(ledgers, "POLL_S", 0.005)
     ledger, seen = Ledger(folder), []
+    ledger.prepare()
     for number in range(before):
         ledger.write(id=number)
 

@@ -53,6 +53,7 @@ async def proxy(folder: Path, *rules: str, **bounds: Any) -> AsyncIterator[tuple
     mode = bounds.pop("mode", "allow")
     network = NetworkPolicy(mode=mode, allow=rules, **bounds)
     ledger = Ledger(folder)
+    ledger.prepare()
     made = Gateway("dev", network, current_policy(network, ledger), ledger)
 
     async def handler(stream: SocketStream) -> None:
