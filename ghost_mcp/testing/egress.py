@@ -104,7 +104,7 @@ class Egress(Basis):
             listed = f"127.0.0.1:{port}"
             async with self.cave(network={"mode": "allow", "allow": [listed]}) as cave:
                 refused = await self._tunnel(cave, f"127.0.0.1:{other}")
-                assert refused.startswith("HTTP/1.1 403 Refused by Ghost: ")
+                assert refused.startswith("HTTP/1.1 403 Refused by Ghost: "), refused
                 told = json.loads(refused.partition("\r\n\r\n")[2])
                 assert set(told) == {"blocked", "rule", "why", "how_to_allow"}
                 assert told["blocked"] == f"127.0.0.1:{other}"

@@ -26,7 +26,7 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
     ``secrets`` maps a name to the size of its value, the values stand in the body in that order; they stay in
     this process and in the environment of the programs it starts. With ``egress`` the cave gets its way out,
-    see ``egress``.
+    see ``egress``. Answers what a hub that comes now is greeted with.
     """
     warden = stream.peer.warden
     if head.get("egress"):
@@ -44,7 +44,7 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     warden.set_lifetime(
         deadline_s=head.get("deadline_s"), idle_s=head.get("idle_s"), lonely_s=head.get("lonely_s")
     )
-    stream.close({})
+    stream.close(warden.greeting())
     warden.after(0, _prepare)
 
 

@@ -500,9 +500,9 @@ async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> Configur
                         link.hello = frame.head
                     else:
                         link._dispatch(frame)
-            await answer.answer()
+            told, _ = await answer.answer()
         # It greeted before it knew: whoever goes on with this stream is to ask for them.
-        link.hello["secrets"] = len(settings.get("secrets", {}))
+        link.hello |= {**told, "secrets": len(settings.get("secrets", {}))}
     except TimeoutError:
         raise TimedOut("the warden of a new cave does not answer") from None
     except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
