@@ -5,7 +5,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick lint format bench fuzz build bundle requirements clean
+.PHONY: help setup setup-test run test test-quick test-long lint format bench fuzz build bundle requirements clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ test: setup-test ## Run all tests (JOBS=N for N processes, ARGS=... for pytest)
 
 test-quick: setup-test ## Run the tests that take under two minutes
 	@$(PYTHON) -m pytest -m "not slow and not docker and not npm" tests/unit tests/contract $(ARGS)
+
+test-long: setup-test ## Run the security tests in their long forms: hundreds of kills
+	@GHOST_TEST_LONG=1 scripts/test --timeout 14400 tests/security $(ARGS)
 
 lint: setup-test ## Check style, types, layers and the tree
 	$(BIN)/ruff check .

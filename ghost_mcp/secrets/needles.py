@@ -85,6 +85,10 @@ def _escaped(core: bytes) -> Iterator[bytes]:
         yield html.escape(text, quote=quotes).encode()
     yield repr(text)[1:-1].encode()
     yield repr(core)[2:-1].encode()
+    if "\ufffd" in text:  # file names and arguments keep what is no UTF-8 so
+        kept = core.decode("utf-8", "surrogateescape")
+        yield kept.encode("utf-8", "surrogatepass")
+        yield json.dumps(kept)[1:-1].encode()
 
 
 def _lower_escapes(text: str) -> str:

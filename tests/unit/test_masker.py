@@ -6,6 +6,7 @@ import base64
 import binascii
 import html
 import json
+import os
 import secrets
 from urllib.parse import quote, quote_plus
 
@@ -78,6 +79,20 @@ def test_a_large_value_is_found_and_little_is_held_back() -> None:
         given = value[at : at + 700]
         feed.feed(given)
         assert len(feed._held) < 4096
+
+
+def test_a_value_that_is_no_text_is_found_in_texts() -> None:
+    value = b"\xff\xfe-binary-\x80-value"
+    masker = Masker({"KEY": value})
+    name = os.fsdecode(value)
+    for text in (
+        name,
+        json.dumps(name),
+        json.dumps({"path": name}),
+        value.decode("utf-8", "replace"),
+    ):
+        assert "[secret KEY]" in masker.text(f"a {text} b")
+    assert masker.value({"path": [name]})["path"][0].strip("*") == "[secret KEY]"
 
 
 def test_what_is_short_is_left_alone() -> None:
