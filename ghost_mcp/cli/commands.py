@@ -70,6 +70,12 @@ BACKEND = Argument(
     help="the engine: local, docker (default: $GHOST_BACKEND, else local)",
 )
 CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
+AUDIT = Argument(
+    "--audit",
+    metavar="WHERE",
+    help="a folder for the audit trail, - for standard error, or off (default: $GHOST_AUDIT, "
+    "else in the state folder)",
+)
 CLIENT = Argument("client", metavar="CLIENT", choices=MCP_CLIENTS, help=", ".join(MCP_CLIENTS))
 SCOPE = Argument(
     "--scope",
@@ -239,6 +245,7 @@ COMMANDS: dict[str, Command] = {
             metavar="CAVE",
             help="a cave that is there, instead of one that ends with the connection",
         ),
+        AUDIT,
         BACKEND,
     ),
     "serve": Command(
@@ -254,6 +261,7 @@ COMMANDS: dict[str, Command] = {
         Argument("--tls-cert", metavar="FILE", help="a certificate (PEM): serve HTTPS"),
         Argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)"),
         _flag("--no-auth", help="ask for no token; on loopback only"),
+        AUDIT,
         BACKEND,
     ),
     "token": Command(
@@ -296,6 +304,18 @@ COMMANDS: dict[str, Command] = {
         Argument("--save", metavar="DIR", help="a folder for the pictures of the answer"),
         BACKEND,
         JSON,
+    ),
+    "audit": Command(
+        "audit:show",
+        "show which tools were called, by whom, where, and how it ended",
+        Argument("--cave", metavar="CAVE", help="in this cave: NAME or OWNER/NAME"),
+        Argument("--owner", metavar="OWNER", help="of this owner"),
+        Argument("--tool", metavar="TOOL", help="of this tool"),
+        Argument("--since", metavar="SPAN", help="of the last 90s, 10m, 2h, 1d"),
+        _flag("--failed", help="only those that did not end well"),
+        _flag("-f", "--follow", help="go on with what comes"),
+        _flag("--json", help="one JSON document a line, for each call"),
+        details="Arguments and answers are not kept: only their sizes, and a digest of the arguments.",
     ),
     "install": Command(
         "install:install",

@@ -24,6 +24,7 @@ def serve(options: argparse.Namespace, out: Output) -> int:
 
     from ghost_hub.serve import run
     from ghost_hub.settings import HubSettings
+    from ghost_mcp.audit import layers
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
     settings = HubSettings.load(
@@ -40,7 +41,7 @@ def serve(options: argparse.Namespace, out: Output) -> int:
         out.line(line)
         sys.stdout.flush()
 
-    return run(settings, _tokens(), tell)
+    return run(settings, _tokens(), tell, layers(options.audit))
 
 
 def token(options: argparse.Namespace, out: Output) -> int:

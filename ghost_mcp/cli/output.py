@@ -49,6 +49,12 @@ class Output:
 
         self._write(json.dumps(value, indent=2, default=str))
 
+    def entry(self, value: Any) -> None:
+        """One of many JSON documents, a line each, as they come."""
+        import json
+
+        self._write(json.dumps(value, default=str))
+
     def line(self, text: str = "") -> None:
         """A line for people, on stdout."""
         if not self.json:

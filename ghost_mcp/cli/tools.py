@@ -23,8 +23,14 @@ __all__ = ["call", "mcp"]
 
 def mcp(options: argparse.Namespace, out: Output) -> int:
     from ghost_hub.stdio import run
+    from ghost_mcp.audit import layers
 
-    return run(server=options.server, cave=options.cave, backend=options.backend)
+    return run(
+        server=options.server,
+        cave=options.cave,
+        backend=options.backend,
+        layers=layers(options.audit),
+    )
 
 
 def call(options: argparse.Namespace, out: Output) -> int:
@@ -51,6 +57,7 @@ async def _run(
     tools: Mapping[str, Tool], arguments: Mapping[str, Any], cave: str | None, backend: str | None
 ) -> Reply:
     """One call of the one tool, in the named cave, or in one made for it."""
+    from ghost_mcp.audit import layers
     from ghost_mcp.calls import Calls
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.places import Places, SessionCaves
@@ -61,7 +68,7 @@ async def _run(
         Places(ghost) as places,
         SessionCaves(places, pinned=cave) as caves,
     ):
-        answer = await Calls(tools).run(caves, name, arguments)
+        answer = await Calls(tools, layers()).run(caves, name, arguments)
     if isinstance(answer.outcome, GhostError):
         raise answer.outcome
     return answer.outcome

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ghost_mcp import audit
 from ghost_mcp.calls import Calls
 from ghost_mcp.errors import GhostError
 from ghost_mcp.ghost import Ghost
@@ -22,6 +23,7 @@ from ghost_servers.serving.stdio import check_streams, serve
 if TYPE_CHECKING:
     from mcp.server import Server
 
+    from ghost_mcp.calls import Layer
     from ghost_mcp.places import Caves
     from ghost_mcp.tool import Toolset
     from ghost_servers.serving.server import Context
@@ -64,12 +66,14 @@ async def _serve(
         return await serve(make(lambda _: caves))
 
 
-def alone(toolset: Toolset, caves: Callable[[Context], Caves]) -> Server[Any]:
+def alone(
+    toolset: Toolset, caves: Callable[[Context], Caves], layers: Sequence[Layer] = ()
+) -> Server[Any]:
     """A server of one toolset, under its tools' own names."""
     return build(
         f"ghost-{toolset.name}",
         instructions=toolset.instructions,
-        calls=Calls({tool.name: tool for tool in toolset.tools}),
+        calls=Calls({tool.name: tool for tool in toolset.tools}, layers),
         resources=CaveResources(),
         caves=caves,
     )
@@ -77,4 +81,4 @@ def alone(toolset: Toolset, caves: Callable[[Context], Caves]) -> Server[Any]:
 
 def run_alone(toolset: Toolset) -> int:
     """Serve one toolset over stdio; see run()."""
-    return run(lambda caves: alone(toolset, caves))
+    return run(lambda caves: alone(toolset, caves, audit.layers()))
