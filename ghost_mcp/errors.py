@@ -189,6 +189,7 @@ _WIRE_CODES: dict[str, type[GhostError]] = {cls.code: cls for cls in _FAMILIES} 
     "session_busy": Conflict,
     "connection_refused": NotFound,
     "bad_pattern": InvalidArgument,
+    "unsupported_format": InvalidArgument,
     "io_error": LimitExceeded,
 }
 

@@ -421,7 +421,7 @@ async def test_a_document_without_images_and_one_that_cannot_have_any(call: Call
     reply = await run(call, "extract_images", path=await put(call.cave, "long.docx"))
     assert reply.data == {"images": [], "found": 0}
     error = await refused(call, "extract_images", path="data:,text")
-    assert error.code == "unsupported"
+    assert error.code == "unsupported_format"
     assert "PDF" in error.hint
 
 

@@ -145,6 +145,13 @@ class LocalBackend(Backend):
                 "a disk limit needs root on the local backend",
                 hint="Leave disk out, or run Ghost as root.",
             )
+        if spec.limits.disk_bytes is not None:
+            there = os.statvfs(self.state.path)
+            if spec.limits.disk_bytes > there.f_blocks * there.f_frsize:
+                raise InvalidArgument(
+                    f"disk: {spec.limits.disk_bytes} bytes are more than the whole disk that caves are on",
+                    hint="Ask for less, or leave disk out.",
+                )
         if missing := set(spec.secrets) & set(spec.env):
             raise InvalidArgument(f"{min(missing)} is given as a secret and as a plain variable")
         for source in spec.mounts.values():

@@ -161,8 +161,8 @@ def rows() -> list[Row]:
     return [
         row("GET", "/v1/caves", "List your caves.", "read", _list, result=_MANY),
         row("GET", "/v1/sandbox", "List your caves.", "read", _list, result=_MANY),
-        row("POST", "/v1/caves", "Make a cave.", "manage", _create, result=CAVE_SCHEMA, status=201, body=NewCave.model_json_schema(), example={"name": "dev"}),
-        row("POST", "/v1/sandbox", "Make a cave.", "manage", _create_sandbox, result=CAVE_SCHEMA, status=201, body=NewSandbox.model_json_schema(), example=example),
+        row("POST", "/v1/caves", "Make a cave.", "manage", _create, result=CAVE_SCHEMA, statuses=(201,), body=NewCave.model_json_schema(), example={"name": "dev"}),
+        row("POST", "/v1/sandbox", "Make a cave.", "manage", _create_sandbox, result=CAVE_SCHEMA, statuses=(201,), body=NewSandbox.model_json_schema(), example=example),
         *(row("GET", path, "What a cave is, and what is enforced around it.", "read", _get, result=CAVE_SCHEMA) for path in _ONE_PATHS),
         *(row("DELETE", path, "Destroy a cave and everything in it.", "manage", _destroy, result=gone) for path in _ONE_PATHS),
         row("POST", f"{one}/start", "Bring a stopped, paused or ended cave back.", "manage", _start, result=CAVE_SCHEMA),

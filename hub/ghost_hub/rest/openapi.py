@@ -74,7 +74,9 @@ def _operation(row: Row) -> dict[str, Any]:
         "tags": [row.tag],
         "parameters": [*_path_parameters(row), *_query_parameters(row)],
         "responses": {
-            str(row.status): {"description": "Done.", "content": content},
+            **{
+                str(status): {"description": "Done.", "content": content} for status in row.statuses
+            },
             "default": {"$ref": "#/components/responses/Problem"},
         },
     }

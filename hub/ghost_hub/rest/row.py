@@ -66,7 +66,7 @@ class Row:
     body: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    status: int = 200
+    statuses: tuple[int, ...] = (200,)
     media: str = JSON
     body_media: tuple[str, ...] = (JSON,)
     example: Mapping[str, Any] | None = None

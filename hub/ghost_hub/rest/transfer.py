@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import mimetypes
 import re
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["rows"]
 
 JSON, MULTIPART, RAW = "application/json", "multipart/form-data", "application/octet-stream"
+ANY = "*/*"
+DOWNLOADED = (200, 206, 304, 416)
 JSON_BYTES = 16 << 20
 FIELD_BYTES = 8192
 _log = logging.getLogger(__name__)
@@ -67,10 +68,10 @@ def rows() -> list[Row]:
     tag = "filesystem"
     download = "A file as it is, or a range of it; 409 when it changes meanwhile."
     return [
-        Row(method="POST", path="/v1/filesystem/upload", summary="Write a file of any size, wholly or not at all.", tag=tag, scope="use", handler=_upload, body=shape, body_media=(JSON, MULTIPART, RAW), result=written, query={**query, "version": version}, example={"path": "data.bin", "content_base64": "AAEC"}),
-        Row(method="GET", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=RAW, query=query),
-        Row(method="HEAD", path="/v1/filesystem/download", summary="What a file is, without its content.", tag=tag, scope="read", handler=_download, media=RAW, query=query),
-        Row(method="POST", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=RAW, body={"type": "object", "properties": query, "required": ["path"], "additionalProperties": False}, example={"path": "data.bin"}),
+        Row(method="POST", statuses=(200, 201), path="/v1/filesystem/upload", summary="Write a file of any size, wholly or not at all.", tag=tag, scope="use", handler=_upload, body=shape, body_media=(JSON, MULTIPART, RAW), result=written, query={**query, "version": version}, example={"path": "data.bin", "content_base64": "AAEC"}),
+        Row(method="GET", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, query=query),
+        Row(method="HEAD", path="/v1/filesystem/download", summary="What a file is, without its content.", tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, query=query),
+        Row(method="POST", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, body={"type": "object", "properties": query, "required": ["path"], "additionalProperties": False}, example={"path": "data.bin"}),
     ]  # fmt: skip
 
 
@@ -108,7 +109,7 @@ async def _upload_json(ask: Ask) -> Response:
         data = base64.b64decode(body["content_base64"], validate=True)
     except KeyError:
         raise InvalidArgument("content_base64: required") from None
-    except (TypeError, binascii.Error) as exc:
+    except (TypeError, ValueError) as exc:
         raise InvalidArgument(f"content_base64: not base64: {exc}") from None
     given = _Given(ask, body)
     async with _Target(ask, given.path, given.cave, given.version) as target:

@@ -148,7 +148,7 @@ def _begins_with(tag: re.Pattern[bytes], data: bytes) -> bool:
 def _decode(data: bytes, charset: str) -> str:
     if not _is_text(data):
         raise Refused(
-            "unsupported",
+            "unsupported_format",
             "this is binary data of no kind that can be converted",
             "PDF, DOCX, PPTX, XLSX, XLS, MSG, EPUB, HTML, CSV, IPYNB and text can.",
         )

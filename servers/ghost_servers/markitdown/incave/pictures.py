@@ -73,7 +73,7 @@ def pictures(document: Document, limit: int, limit_bytes: int) -> tuple[list[Pic
     finder = _FINDERS.get(document.format)
     if finder is None:
         raise Refused(
-            "unsupported",
+            "unsupported_format",
             f"no images can be extracted from {document.format.upper()}",
             "They can from PDF, DOCX, PPTX, XLSX, HTML and EPUB.",
         )

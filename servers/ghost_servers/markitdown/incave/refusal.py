@@ -12,7 +12,7 @@ class Refused(Exception):
 
 
 def unsupported(what: str, hint: str = "") -> Refused:
-    return Refused("unsupported", f"{what} cannot be converted", hint)
+    return Refused("unsupported_format", f"{what} cannot be converted", hint)
 
 
 def damaged(what: str, why: str = "") -> Refused:
