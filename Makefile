@@ -5,7 +5,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick test-long lint format bench fuzz build bundle requirements clean
+.PHONY: help setup setup-test run test test-quick test-long lint format bench fuzz build bundle requirements images clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,13 @@ requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1
 		-o requirements/dev.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/dev.txt --group build \
 		-o requirements/build.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/runtime.txt configs/images/documents.in \
+		-o configs/images/documents.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) -c configs/images/documents.txt configs/images/kernels.in \
+		-o configs/images/kernels.txt
+
+images: setup-test ## Build all container images (BASE=... where no registry is reachable; half an hour at first)
+	@$(BIN)/ghost image build $(if $(BASE),--base $(BASE)) runtime slim desktop full
 
 clean: ## Remove everything that was made here
 	rm -rf .venv .cache dist build .coverage .coverage.* htmlcov .hypothesis .mypy_cache \

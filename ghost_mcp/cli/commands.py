@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "COMMANDS",
+    "IMAGE_ACTIONS",
     "LANGUAGES",
     "MCP_CLIENTS",
     "SCOPES",
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 LANGUAGES = ("python", "bash", "javascript")
+IMAGE_ACTIONS = ("build", "list")
 SHELLS = ("bash", "zsh", "fish")
 ACTIONS = ("set", "list", "rm", "rotate")
 MCP_CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode", "codex")
@@ -344,6 +346,20 @@ COMMANDS: dict[str, Command] = {
         CLIENT,
         SCOPE,
         DRY_RUN,
+        JSON,
+    ),
+    "image": Command(
+        "image:run",
+        "build Ghost's own container images, or list them",
+        Argument("action", metavar="ACTION", choices=IMAGE_ACTIONS, help="build or list"),
+        Argument("names", metavar="IMAGE", nargs="*", help="runtime, slim, desktop, full"),
+        Argument(
+            "--base",
+            metavar="IMAGE",
+            help="what they stand on, where no registry is reachable (default: Debian's own)",
+        ),
+        _flag("--fresh", help="build anew, with what Debian has repaired since"),
+        Argument("--sbom", metavar="DIR", help="write what is in them there, as CycloneDX"),
         JSON,
     ),
     "doctor": Command(

@@ -1,0 +1,83 @@
+# Images are built once for each machine and state of their files; only this file knows how a test comes by one.
+"""The images of ``configs/images`` on a base made of Debian's packages, without a registry."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import anyio
+import docker
+import pytest
+from docker.errors import ImageNotFound
+
+from ghost_mcp import images
+from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.errors import BackendUnavailable
+from ghost_mcp.images import Image, sources
+
+# A word that the builds of these tests are given as a setting of this machine: no layer may hold it.
+SENTINEL = "settings-of-this-machine.invalid"
+BASE_S = 600
+BUILD_S = 3000
+LOCK = Path(__file__).parents[2] / ".cache" / "images.lock"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.APIClient]:
+    """A container engine, or a reason why there is none."""
+    try:
+        client = open_client()
+    except BackendUnavailable as exc:
+        pytest.skip(f"not run: no container engine answers ({exc})")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def base(engine: docker.APIClient) -> str:
+    """The base that ``bootstrap-base`` makes, as a reference."""
+    script = sources.folder() / "bootstrap-base"
+    key = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
+    reference = f"ghost-test-base:{key}"
+    with _alone():
+        try:
+            engine.inspect_image(reference)
+        except ImageNotFound:
+            if os.geteuid() != 0:
+                pytest.skip("not run: to make the images' base, the tests run as root")
+            done = subprocess.run(
+                [script, reference], check=False, capture_output=True, text=True, timeout=BASE_S
+            )
+            assert done.returncode == 0, done.stderr
+    return reference
+
+
+class _alone:
+    """Two runs of the tests on one machine build one after the other, and the second finds all there."""
+
+    def __enter__(self) -> None:
+        LOCK.parent.mkdir(exist_ok=True)
+        self._file = LOCK.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@pytest.fixture(scope="session")
+def built(base: str) -> Callable[[str], Image]:
+    """An image by its name, built now if it is not there yet."""
+
+    @cache
+    def build(name: str) -> Image:
+        with _alone(), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PIP_TRUSTED_HOST", SENTINEL)
+            return anyio.run(lambda: images.build(name, base=base, report=print))
+
+    return build
