@@ -140,8 +140,8 @@ async def _client() -> _Client:
 
 
 def _programs() -> list[str]:
-    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin"]
-    paths = dict.fromkeys(os.path.join(folder, "docker") for folder in folders if folder)
+    folders = filter(None, os.environ.get("PATH", "").split(os.pathsep))
+    paths = dict.fromkeys(os.path.join(folder, "docker") for folder in folders)
     return [path for path in paths if os.access(path, os.X_OK)]
 
 

@@ -90,12 +90,13 @@ async def find(name: str, inputs: str) -> Image | None:
 def _image(seen: Mapping[str, Any]) -> Image | None:
     """None for an image that somebody made from one of ours: it has our labels, but a name of its own."""
     labels, tags = seen["Labels"] or {}, [tag for tag in seen["RepoTags"] or () if tag != _NO_TAG]
-    ours = tuple(tag for tag in tags if tag.startswith(f"ghost-{labels[NAME]}:"))
+    name = labels[NAME]
+    ours = [tag for tag in sorted(tags, reverse=True) if tag.startswith(f"ghost-{name}:")]
     if tags and not ours:
         return None
     return Image(
-        name=labels[NAME],
-        references=ours,
+        name=name,
+        references=tuple(ours),
         digest=seen["Id"],
         inputs=labels.get(INPUTS, ""),
         base=labels.get(BASE, ""),

@@ -13,6 +13,7 @@ from ghost_mcp.warden import runtime
 __all__ = ["DOCKERFILE", "files", "folder", "key", "write_context"]
 
 _PLACE = "configs/images"
+_WARDEN = "ghost_mcp/warden"
 _TIME_S = 315_532_800  # 1980
 DOCKERFILE = f"{_PLACE}/Dockerfile"
 
@@ -28,22 +29,25 @@ def folder() -> Path:
 
 def files() -> dict[str, Path]:
     """Every file of the context, by its name there: the names are those of the checkout."""
-    found = {
-        path.relative_to(here).as_posix(): path for here in [folder()] for path in here.rglob("*")
-    }
-    context = {f"{_PLACE}/{name}": path for name, path in found.items() if _wanted(path)}
     warden = [*runtime.warden_sources(), Path(runtime.__file__)]
-    return context | {f"ghost_mcp/warden/{path.name}": path for path in warden}
+    return _recipe() | {f"{_WARDEN}/{path.name}": path for path in warden}
+
+
+def _recipe() -> dict[str, Path]:
+    here = folder()
+    found = [path for path in here.rglob("*") if _wanted(path)]
+    return {f"{_PLACE}/{path.relative_to(here).as_posix()}": path for path in found}
 
 
 def _wanted(path: Path) -> bool:
     return path.is_file() and path.suffix not in {".md", ".in", ".pyc"}
 
 
-def key(*circumstances: str) -> str:
-    """Changes with whatever the images are built from, and with the circumstances."""
-    digest = hashlib.sha256("\0".join(circumstances).encode())
-    for name, path in sorted(files().items()):
+def key(image: str, *circumstances: str) -> str:
+    """Changes with whatever the image is built from, and with the circumstances."""
+    digest = hashlib.sha256("\0".join((image, *circumstances)).encode())
+    # Only one image has the warden in it.
+    for name, path in sorted((files() if image == "runtime" else _recipe()).items()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"\0{name}\0{content}".encode())
     return digest.hexdigest()[:16]
