@@ -339,10 +339,12 @@ class Cave:
 
     @asynccontextmanager
     async def dial(
-        self, port: int | None = None, *, path: str | None = None
+        self, port: int | None = None, *, path: str | None = None, service: str | None = None
     ) -> AsyncIterator[ByteStream]:
-        """Connect to a TCP port on the cave's loopback, or to a unix socket in it."""
+        """Connect to a TCP port on the cave's loopback, or of a side service of it, or to a unix socket in it."""
         head: dict[str, Any] = {"path": path} if path is not None else {"port": port}
+        if service is not None:
+            head["host"] = await self._backend.address(self.id, service)
         async with await self._stream("dial", head) as stream:
             await stream.note()
             yield Piped(stream)
@@ -397,9 +399,12 @@ class Cave:
     async def usage(self) -> Usage:
         return await self._backend.usage(self.id)
 
-    def logs(self, *, follow: bool = False) -> AsyncIterator[bytes]:
-        """The warden's log from its beginning, in pieces; with ``follow`` until the cave ends."""
-        pieces = self._backend.logs(self.id, follow=follow)
+    def logs(self, *, service: str | None = None, follow: bool = False) -> AsyncIterator[bytes]:
+        """The log of the warden, or of a side service, in pieces; with ``follow`` until it ends."""
+        if service is None:
+            pieces = self._backend.logs(self.id, follow=follow)
+        else:
+            pieces = self._backend.service_logs(self.id, service, follow=follow)
         return self._masked(pieces) if self.info.spec.secrets else pieces
 
     async def _masked(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ import anyio
 from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.cave import Cave, ExecResult
-from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument
+from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument, Unsupported
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
 from ghost_mcp.pool import Pool, PoolPlan
@@ -131,6 +131,10 @@ class Ghost:
             raise InvalidArgument("give a spec or its fields, not both")
         backend = await self.backend(spec.backend)
         spec = spec.with_(backend=backend.name)
+        if spec.project is not None and not backend.projects:
+            raise Unsupported(
+                f"a {backend.name} cave has no side services", hint="Use the backend compose."
+            )
         secrets, given = await self._resolve(spec, spec.given), spec.given
         if given:
             spec = spec.with_(given=Given())

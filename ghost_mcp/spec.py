@@ -20,6 +20,7 @@ __all__ = [
     "CaveSpec",
     "Limits",
     "NetworkPolicy",
+    "Project",
     "Usage",
     "parse_size",
     "parse_span",
@@ -29,6 +30,8 @@ MIB = 1 << 20
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
+_SERVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
+PROJECT_BYTES = 256 << 10
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
 _SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -139,6 +142,36 @@ class NetworkPolicy:
             read_rules(self.allow)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A compose project around a cave: its side services, and which of its services the cave is.
+
+    ``file`` is a compose file as JSON values; it may hold side services only. Relative paths in it start from
+    ``folder``. It is as powerful as the engine (a side service may mount any folder of the engine's machine):
+    take it from who owns the machine, never from a caller or a model.
+    """
+
+    file: Mapping[str, Any] = field(default_factory=dict)
+    service: str = "cave"
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.service, str) or not _SERVICE.match(self.service):
+            raise InvalidArgument(f"not a service's name: {str(self.service)[:64]!r}")
+        if self.folder is not None and not self.folder.startswith("/"):
+            raise InvalidArgument("the folder of a compose file is an absolute path")
+        if not isinstance(self.file, Mapping):
+            raise InvalidArgument("a compose file is a mapping", hint="services: ...")
+        import json  # only here: commands that have no project do not pay for it
+
+        try:
+            size = len(json.dumps(dict(self.file)))
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise InvalidArgument(f"not a compose file: {exc}") from exc
+        if size > PROJECT_BYTES:
+            raise InvalidArgument(f"a compose file of at most {PROJECT_BYTES >> 10} KiB, please")
+
+
 class Given(Mapping[str, bytes]):
     """Values of secrets on their way to one cave. They are left out when it is shown, copied or pickled."""
 
@@ -174,7 +207,7 @@ class CaveSpec:
     ``name`` is the owner's own: caves of different owners may have the same.
     ``workspace`` is a host folder mounted at /workspace instead of the cave's own (docker: also
     ``volume:NAME``, which outlives its caves); ``mounts`` are further
-    host folders or files, read-only, by their path in the cave.
+    host folders or files, read-only, by their path in the cave. ``project`` is for the compose backend.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -192,6 +225,7 @@ class CaveSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     ephemeral: bool = False
+    project: Project | None = None
     given: Given = field(default_factory=Given, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -248,6 +282,7 @@ class CaveSpec:
             secrets=list(self.secrets),
         )
         out.update(limits=asdict(self.limits), network=asdict(self.network))
+        out["project"] = None if self.project is None else asdict(self.project)
         return out
 
     @classmethod
@@ -267,6 +302,8 @@ class CaveSpec:
                 values["network"] = NetworkPolicy(
                     **{**policy, "allow": _texts(policy.get("allow", ()))}
                 )
+            if isinstance(values.get("project"), Mapping):
+                values["project"] = Project(**values["project"])
             if "secrets" in values:
                 values["secrets"] = tuple(values["secrets"])
             return cls(**values)

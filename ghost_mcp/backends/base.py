@@ -37,6 +37,7 @@ class Backend(ABC):
     pools: ClassVar[bool] = False  # whether prepare() and claim() work
     #: The network modes whose way out is Ghost's proxy, over the link.
     proxied: ClassVar[frozenset[str]] = frozenset({"allow", "open"})
+    projects: ClassVar[bool] = False  # whether a cave can have side services: ``CaveSpec.project``
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,6 +101,7 @@ class Backend(ABC):
     def fits(self, template: CaveSpec, spec: CaveSpec) -> bool:
         """Whether a cave prepared for ``template`` can be claimed as ``spec``; everything else is configured."""
         own = spec.workspace is None and not spec.mounts and spec.limits.disk_bytes is None
+        own = own and spec.project is None
         return own and all(getattr(template, part) == getattr(spec, part) for part in SHAPE)
 
     async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
@@ -145,6 +147,16 @@ class Backend(ABC):
     @abstractmethod
     def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         """The warden's log from its beginning, in pieces; with ``follow`` until the cave ends."""
+
+    async def address(self, cave_id: str, service: str) -> str:
+        """The IP address at which the cave reaches that side service. Raises NotFound, with the names there are."""
+        raise Unsupported(f"a {self.name} cave has no side services")
+
+    def service_logs(
+        self, cave_id: str, service: str, *, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """What a side service has printed; as logs() does the warden's."""
+        raise Unsupported(f"a {self.name} cave has no side services")
 
 
 def network_line(network: NetworkPolicy) -> str:

@@ -19,6 +19,7 @@ __all__ = ["BUILTIN", "default_backend", "find_backend"]
 BUILTIN = MappingProxyType(
     {
         "local": "ghost_mcp.backends.local.backend:LocalBackend",
+        "compose": "ghost_mcp.backends.compose.backend:ComposeBackend",
         "docker": "ghost_mcp.backends.docker.backend:DockerBackend",
     }
 )

@@ -94,9 +94,10 @@ class DockerBackend(Backend):
         image: str | None = None,
         instance: str | None = None,
         cache: Path | None = None,
+        kind: str = "",
     ) -> None:
         self._image = image or os.environ.get("GHOST_IMAGE")
-        self._instance = instance or os.environ.get("GHOST_INSTANCE") or "default"
+        self._instance = (instance or os.environ.get("GHOST_INSTANCE") or "default") + kind
         self._cache = cache or Path(state_folder(), "cache", "docker")
         self._finder = Finder(self._instance)
         self._followers = anyio.CapacityLimiter(FOLLOWERS)
@@ -218,14 +219,15 @@ class DockerBackend(Backend):
         lifeline = None
 
         def create(engine: docker.APIClient) -> str:
-            host = engine.create_host_config(**made_of.walls(spec, runtime, self._instance))
-            config = made_of.config(spec, self._instance, pool=pool)
+            config, walls = self._parts(spec, runtime, pool=pool)
+            host = engine.create_host_config(**walls)
             made = engine.create_container(image, host_config=host, name=stage, **config)
             check(engine)
             return str(made["Id"])
 
         try:
             container = await self._engine.ask(create)
+            await self._surround(spec, container)
             if spec.ephemeral:
                 lifeline = (await self._attach(container)).stream
             await self._engine.ask(lambda engine: engine.start(container))
@@ -237,6 +239,16 @@ class DockerBackend(Backend):
                     await self._remove([stage])
             raise
         return _Made(container, lifeline)
+
+    def _parts(
+        self, spec: CaveSpec, runtime: str, *, pool: bool
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Keywords for the SDK: what a cave's container is, and what it may do."""
+        config = made_of.config(spec, self._instance, pool=pool)
+        return config, made_of.walls(spec, runtime, self._instance)
+
+    async def _surround(self, spec: CaveSpec, container: str) -> None:
+        """Make what has to be there before this container of a cave starts."""
 
     async def _attach(self, container: str) -> Upgraded:
         """The way to its standard input. When it closes, however it does, the engine closes that input."""
@@ -512,9 +524,11 @@ class DockerBackend(Backend):
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         seen, _ = await self._find(cave_id)
-        pieces = await self._engine.ask(
-            lambda e: e.logs(seen.container, stream=True, follow=follow)
-        )
+        async for piece in self._printed(seen.container, follow=follow):
+            yield piece
+
+    async def _printed(self, container: str, *, follow: bool) -> AsyncIterator[bytes]:
+        pieces = await self._engine.ask(lambda e: e.logs(container, stream=True, follow=follow))
         try:
             while True:
                 with map_errors():

@@ -263,17 +263,25 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
             seccomp,
             "the engine's seccomp filter" if seccomp else "the engine has no seccomp filter",
         ),
-        "network": (
-            (False, "open: the engine's own network; nothing keeps it from the engine's machine")
-            if spec.network.mode == "open"
-            else (True, network_line(spec.network))
-        ),
+        "network": _network(spec),
         "tmp": (True, f"{TMP} is a tmpfs of {spec.limits.tmp_bytes} bytes"),
         "disk": (False, "this engine's volumes have no limit of size"),
         "lifetime": (True, "the cave's own PID 1 ends it"),
         **_limits(spec, about),
     }
     return {name: Assurance(enforced=enforced, how=how) for name, (enforced, how) in lines.items()}
+
+
+def _network(spec: CaveSpec) -> tuple[bool, str]:
+    if spec.network.mode == "open":
+        return False, "open: the engine's own network; nothing keeps it from the engine's machine"
+    if spec.project is not None:
+        return True, (
+            "its project's network without a way out, on which the engine's machine has no address; "
+            "side services can pass on what they reach themselves"
+            + ("; a proxy outside reaches what its rules list" if spec.network.mode == "allow" else "")
+        )
+    return True, network_line(spec.network)
 
 
 def _limits(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, tuple[bool, str]]:

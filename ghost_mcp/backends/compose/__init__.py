@@ -1,0 +1,1 @@
+"""Caves with side services: each is a Compose project."""

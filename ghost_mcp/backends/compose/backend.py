@@ -1,0 +1,229 @@
+# A cave here is a docker cave in all but its surroundings: what it is made of, only the docker backend decides.
+"""Caves with side services: each is a Compose project of the cave and of what its file sets beside it.
+
+::
+
+    project    ghost_ID              what the compose tool makes: side services, networks, volumes
+    container  ghost-INSTANCE.compose-NAME    the cave, made as a docker cave, in the project's networks
+
+The compose tool brings a project up. Everything else (finding, starting, stopping, removing) is asked of the
+engine by label, so that no file has to be kept, and what is half made is found too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from ghost_mcp.backends.compose import document as compose
+from ghost_mcp.backends.compose.janitor import Janitor
+from ghost_mcp.backends.compose.projects import NAME, SERVICE, Projects
+from ghost_mcp.backends.compose.tool import Tool
+from ghost_mcp.backends.docker.backend import DockerBackend
+from ghost_mcp.errors import BackendUnavailable, InvalidArgument
+from ghost_mcp.lifecycle import State
+from ghost_mcp.spec import CaveInfo, CaveSpec, Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import docker
+
+__all__ = ["ComposeBackend"]
+
+GONE_S = 60.0
+AWAITED_S = 300.0
+PAUSE_S = 0.1
+ALONE = Project()
+LIVE = ("running", "restarting", "paused")
+WANTED = {"service_healthy": "healthy", "service_completed_successfully": "completed"}
+
+
+class ComposeBackend(DockerBackend):
+    """See :class:`~ghost_mcp.backends.base.Backend`. The truth is what the engine's labels say.
+
+    The settings are those of the docker backend. Its caves and these do not see each other.
+    """
+
+    name = "compose"
+    pools = False
+    projects = True
+
+    def __init__(
+        self,
+        *,
+        image: str | None = None,
+        instance: str | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(image=image, instance=instance, cache=cache, kind=".compose")
+        self._projects = Projects(self._instance)
+        self._tool = Tool()
+        self._janitor = Janitor(self._instance)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await super().__aexit__(kind, exc, trace)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._janitor.aclose()
+
+    # --- making ----------------------------------------------------------------------------------
+
+    async def create(
+        self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
+    ) -> CaveInfo:
+        project = spec.project or ALONE
+        await anyio.to_thread.run_sync(compose.check, project)
+        spec = spec.with_(image=spec.image or compose.image(project))
+        if both := set(spec.secrets) & set(compose.environment(project)):
+            raise InvalidArgument(f"{min(both)} is given as a secret and as a plain variable")
+        if compose.sides(project) and spec.ephemeral:
+            await self._janitor.watch(spec.id)
+        return await super().create(spec, secrets=secrets)
+
+    def _parts(
+        self, spec: CaveSpec, runtime: str, *, pool: bool
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A docker cave, as a service of its project, in the project's networks."""
+        project = spec.project or ALONE
+        config, walls = super()._parts(spec, runtime, pool=pool)
+        config["labels"] |= {
+            NAME: compose.project_name(spec.id),
+            SERVICE: project.service,
+            "com.docker.compose.oneoff": "False",
+            "com.docker.compose.container-number": "1",
+        }
+        if compose.sides(project):
+            first = self._joined(spec)[0]
+            walls["network_mode"] = first
+            if spec.network.mode != "open":
+                # The engine asks other servers in its own place for names that it does not know itself.
+                walls["dns"] = ["127.0.0.1"]
+            config["networking_config"] = {
+                "EndpointsConfig": {first: {"Aliases": [project.service]}}
+            }
+        return config, walls
+
+    def _joined(self, spec: CaveSpec) -> list[str]:
+        """The networks that the cave is in, as the engine names them."""
+        name = compose.project_name(spec.id)
+        return [f"{name}_{key}" for key in compose.networks(spec.project or ALONE)]
+
+    async def _surround(self, spec: CaveSpec, container: str) -> None:
+        """Bring up what is beside the cave, before it starts."""
+        project = spec.project or ALONE
+        sides = compose.sides(project)
+        if not sides:
+            return
+        file = compose.document(spec, project, self._instance)
+        names = [name for name, one in sides.items() if not one.get("profiles")]
+        await self._tool.up(compose.project_name(spec.id), file, names, project.folder)
+        await self._engine.ask(
+            partial(self._join, container, self._joined(spec)[1:], project.service)
+        )
+        for service, condition in compose.awaited(project).items():
+            await self._await(spec.id, service, condition)
+
+    def _join(
+        self, container: str, networks: Sequence[str], alias: str, engine: docker.APIClient
+    ) -> None:
+        for network in networks:
+            engine.connect_container_to_network(container, network, aliases=[alias])
+
+    async def _await(self, cave_id: str, service: str, condition: str) -> None:
+        wanted = WANTED[condition]
+        deadline = time.monotonic() + AWAITED_S
+        while True:
+            now = await self._engine.ask(partial(self._projects.condition, cave_id, service))
+            if now == wanted:
+                return
+            if now != "waiting" or time.monotonic() > deadline:
+                raise BackendUnavailable(
+                    f"the side service {service} is {now}, and the cave waits for {wanted}",
+                    hint="Does the service come up by itself?",
+                )
+            await anyio.sleep(PAUSE_S)
+
+    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        """Also with the variables that the file gives the cave's service."""
+        env = {**compose.environment(spec.project or ALONE), **spec.env}
+        return {**super().settings(spec, secrets), "env": env}
+
+    # --- finding and changing --------------------------------------------------------------------
+
+    async def list(self) -> list[CaveInfo]:
+        """Caves; what is left of others is swept, and the side services of ended ones are stopped."""
+        found = await super().list()
+        for info in found:
+            if info.state is State.ENDED:
+                await self._stop_sides(info.id)
+        await self._engine.ask(self._projects.sweep)
+        return found
+
+    async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
+        info = await self.get(cave_id)
+
+        def begin(engine: Any) -> None:
+            self._projects.each(engine, info.id, engine.unpause, "paused")
+            self._projects.each(engine, info.id, engine.start, "exited", "created")
+
+        await self._engine.ask(begin)
+        return await super().start(cave_id, secrets=secrets)
+
+    async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
+        info = await super().stop(cave_id, pause=pause)
+        if pause:
+            await self._engine.ask(lambda e: self._projects.each(e, info.id, e.pause, "running"))
+        else:
+            await self._stop_sides(info.id)
+        return info
+
+    async def _stop_sides(self, cave_id: str) -> None:
+        def stop(engine: Any) -> None:
+            self._projects.each(engine, cave_id, engine.unpause, "paused")
+            self._projects.each(engine, cave_id, lambda one: engine.stop(one, timeout=5), *LIVE)
+
+        await self._engine.ask(stop)
+
+    async def _drop(self, cave_id: str, *containers: str) -> None:
+        await super()._drop(cave_id, *containers)
+        deadline = time.monotonic() + GONE_S
+        while not await self._engine.ask(lambda engine: self._projects.remove(engine, cave_id)):
+            if time.monotonic() > deadline:
+                raise BackendUnavailable(
+                    f"the side services of cave {cave_id} do not end", hint="ghost gc"
+                )
+            await anyio.sleep(PAUSE_S)
+
+    # --- the side services -----------------------------------------------------------------------
+
+    async def address(self, cave_id: str, service: str) -> str:
+        info = await self.get(cave_id)
+        if service == (info.spec.project or ALONE).service:
+            return "127.0.0.1"
+        joined = self._joined(info.spec)
+        return await self._engine.ask(
+            lambda engine: self._projects.address(engine, info.id, service, joined)
+        )
+
+    async def service_logs(
+        self, cave_id: str, service: str, *, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        info = await self.get(cave_id)
+        container = await self._engine.ask(
+            lambda engine: self._projects.service(engine, info.id, service)
+        )
+        async for piece in self._printed(container, follow=follow):
+            yield piece
