@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.lifecycle import State
     from ghost_mcp.pool import PoolPlan
-    from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Usage
+    from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Project, Usage
 
 __all__ = [
     "Assurance",
@@ -31,6 +31,7 @@ __all__ = [
     "NetworkPolicy",
     "PoolPlan",
     "Process",
+    "Project",
     "State",
     "Usage",
     "__version__",
@@ -39,7 +40,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Cave", "ExecResult", "FileContent", "Process"), "cave"),
     **dict.fromkeys(
-        ("Assurance", "CaveInfo", "CaveSpec", "Limits", "NetworkPolicy", "Usage"), "spec"
+        ("Assurance", "CaveInfo", "CaveSpec", "Limits", "NetworkPolicy", "Project", "Usage"), "spec"
     ),
     "Ghost": "ghost",
     "GhostError": "errors",

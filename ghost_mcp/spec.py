@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ghost_mcp.lifecycle import State
 
 __all__ = [
+    "PROJECT_BYTES",
     "Assurance",
     "CaveInfo",
     "CaveSpec",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.cli.output import Output
     from ghost_mcp.ghost import Ghost
-    from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+    from ghost_mcp.spec import CaveInfo, CaveSpec, Project, Usage
 
 __all__ = ["create", "destroy", "find", "info", "list_caves", "logs", "on_ghost", "start", "stop"]
 
@@ -113,7 +113,7 @@ def logs(options: argparse.Namespace, out: Output) -> int:
 
     async def act(ghost: Ghost) -> str:
         cave = await ghost.get(options.cave)
-        async for piece in cave.logs(follow=options.follow):
+        async for piece in cave.logs(service=options.service, follow=options.follow):
             text = decoder.decode(piece)
             out.text(text)
             if out.json:
@@ -225,7 +225,18 @@ def _spec(options: argparse.Namespace) -> CaveSpec:
         ),
         workspace=workspace,
         labels=labels,
+        project=_project(options),
     )
+
+
+def _project(options: argparse.Namespace) -> Project | None:
+    if options.file is None:
+        if options.service is not None:
+            raise InvalidArgument("--service needs a compose file", hint="Add: --file compose.yaml")
+        return None
+    from ghost_mcp.backends.compose.reading import read
+
+    return read(options.file, options.service or "cave")
 
 
 def _pair(text: str) -> tuple[str, str]:

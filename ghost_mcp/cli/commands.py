@@ -69,7 +69,7 @@ JSON = _flag("--json", help="answer with one JSON document on stdout, and nothin
 BACKEND = Argument(
     "--backend",
     metavar="NAME",
-    help="the engine: local, docker (default: $GHOST_BACKEND, else local)",
+    help="the engine: local, docker, compose (default: $GHOST_BACKEND, else local)",
 )
 CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
 AUDIT = Argument(
@@ -133,6 +133,16 @@ COMMANDS: dict[str, Command] = {
             help="a folder of yours as /workspace, instead of the cave's own; docker: also volume:NAME",
         ),
         _many("--label", "KEY=VALUE", "a label (repeatable)"),
+        Argument(
+            "--file",
+            metavar="FILE",
+            help="a compose file of yours: its services run beside the cave (compose)",
+        ),
+        Argument(
+            "--service",
+            metavar="NAME",
+            help="the cave's name among them, or the one that it takes the place of (default: cave)",
+        ),
         BACKEND,
         JSON,
     ),
@@ -221,6 +231,7 @@ COMMANDS: dict[str, Command] = {
         "show a cave's log",
         CAVE,
         _flag("-f", "--follow", help="go on until the cave ends"),
+        Argument("--service", metavar="NAME", help="of a service beside it (compose)"),
         BACKEND,
         JSON,
     ),

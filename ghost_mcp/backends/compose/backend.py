@@ -13,7 +13,7 @@ engine by label, so that no file has to be kept, and what is half made is found 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from ghost_mcp.backends.compose import document as compose
 from ghost_mcp.backends.compose.janitor import Janitor
 from ghost_mcp.backends.compose.projects import NAME, SERVICE, Projects
 from ghost_mcp.backends.compose.tool import Tool
-from ghost_mcp.backends.docker.backend import DockerBackend
+from ghost_mcp.backends.docker.backend import DockerBackend, Made
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import CaveInfo, CaveSpec, Project
@@ -54,6 +54,7 @@ class ComposeBackend(DockerBackend):
     name = "compose"
     pools = False
     projects = True
+    _kind = ".compose"
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class ComposeBackend(DockerBackend):
         instance: str | None = None,
         cache: Path | None = None,
     ) -> None:
-        super().__init__(image=image, instance=instance, cache=cache, kind=".compose")
+        super().__init__(image=image, instance=instance, cache=cache)
         self._projects = Projects(self._instance)
         self._tool = Tool()
         self._janitor = Janitor(self._instance)
@@ -93,6 +94,16 @@ class ComposeBackend(DockerBackend):
             await self._janitor.watch(spec.id)
         return await super().create(spec, secrets=secrets)
 
+    async def _make_from(
+        self, spec: CaveSpec, stage: str, check: Callable[[docker.APIClient], None], *, pool: bool
+    ) -> Made:
+        try:
+            return await super()._make_from(spec, stage, check, pool=pool)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._clear(spec.id)
+            raise
+
     def _parts(
         self, spec: CaveSpec, runtime: str, *, pool: bool
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -110,7 +121,9 @@ class ComposeBackend(DockerBackend):
             walls["network_mode"] = first
             if spec.network.mode != "open":
                 # The engine asks other servers in its own place for names that it does not know itself.
+                # Nobody else is asked here, and one who asks for such a name shall not wait long for nothing.
                 walls["dns"] = ["127.0.0.1"]
+                walls["dns_opt"] = ["timeout:1", "attempts:2"]
             config["networking_config"] = {
                 "EndpointsConfig": {first: {"Aliases": [project.service]}}
             }
@@ -199,8 +212,12 @@ class ComposeBackend(DockerBackend):
 
     async def _drop(self, cave_id: str, *containers: str) -> None:
         await super()._drop(cave_id, *containers)
+        await self._clear(cave_id)
+
+    async def _clear(self, cave_id: str) -> None:
+        """Remove all that is beside a cave that is gone; of one that is there, nothing."""
         deadline = time.monotonic() + GONE_S
-        while not await self._engine.ask(lambda engine: self._projects.remove(engine, cave_id)):
+        while not await self._engine.ask(partial(self._projects.clear, cave_id)):
             if time.monotonic() > deadline:
                 raise BackendUnavailable(
                     f"the side services of cave {cave_id} do not end", hint="ghost gc"

@@ -116,6 +116,10 @@ class Projects:
         caves = {"label": [f"{INSTANCE}={self._instance}", ID]}
         return left - {one["Labels"][ID] for one in engine.containers(all=True, filters=caves)}
 
+    def clear(self, cave_id: str, engine: docker.APIClient) -> bool:
+        """Remove what is left of that cave, if it is gone. Returns whether there is nothing more to do."""
+        return cave_id not in self.orphans(engine) or self.remove(engine, cave_id)
+
     def sweep(self, engine: docker.APIClient) -> bool:
         """Remove what caves have left. Returns whether all of it is gone."""
         gone = {cave_id: self.remove(engine, cave_id) for cave_id in self.orphans(engine)}

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 import anyio.lowlevel
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     import docker
     from anyio.abc import ByteStream
 
-__all__ = ["DockerBackend"]
+__all__ = ["DockerBackend", "Made"]
 
 MAKING_S = 90.0  # who has not finished a cave by then has died
 GONE_S = 30.0
@@ -69,7 +69,7 @@ FOLLOWERS = 64  # logs followed at once: each takes a thread
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Made:
     """A container of ours that runs, and what we hold of it."""
 
     container: str
@@ -87,6 +87,7 @@ class DockerBackend(Backend):
     name = "docker"
     proxied = frozenset({"allow"})  # open is the engine's own network
     pools = True
+    _kind: ClassVar[str] = ""  # keeps the caves of a backend that builds on this one apart
 
     def __init__(
         self,
@@ -94,10 +95,9 @@ class DockerBackend(Backend):
         image: str | None = None,
         instance: str | None = None,
         cache: Path | None = None,
-        kind: str = "",
     ) -> None:
         self._image = image or os.environ.get("GHOST_IMAGE")
-        self._instance = (instance or os.environ.get("GHOST_INSTANCE") or "default") + kind
+        self._instance = (instance or os.environ.get("GHOST_INSTANCE") or "default") + self._kind
         self._cache = cache or Path(state_folder(), "cache", "docker")
         self._finder = Finder(self._instance)
         self._followers = anyio.CapacityLimiter(FOLLOWERS)
@@ -203,7 +203,7 @@ class DockerBackend(Backend):
         check: Callable[[docker.APIClient], None] = lambda engine: None,
         *,
         pool: bool = False,
-    ) -> _Made:
+    ) -> Made:
         """Create and start a container under the stage's name. Raises Conflict when that name is taken."""
         try:
             return await self._make_from(spec, stage, check, pool=pool)
@@ -213,7 +213,7 @@ class DockerBackend(Backend):
 
     async def _make_from(
         self, spec: CaveSpec, stage: str, check: Callable[[docker.APIClient], None], *, pool: bool
-    ) -> _Made:
+    ) -> Made:
         image = await self.images.dressed(spec.image or "")
         runtime = await self.images.runtime(image)
         lifeline = None
@@ -238,7 +238,7 @@ class DockerBackend(Backend):
                 if not isinstance(exc, Conflict):
                     await self._remove([stage])
             raise
-        return _Made(container, lifeline)
+        return Made(container, lifeline)
 
     def _parts(
         self, spec: CaveSpec, runtime: str, *, pool: bool
