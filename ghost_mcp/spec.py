@@ -172,6 +172,12 @@ class Project:
         if size > PROJECT_BYTES:
             raise InvalidArgument(f"a compose file of at most {PROJECT_BYTES >> 10} KiB, please")
 
+    @property
+    def sides(self) -> dict[str, Any]:
+        """The services beside the cave, as the file has them."""
+        services = self.file.get("services") or {}
+        return {name: one for name, one in services.items() if name != self.service}
+
 
 class Given(Mapping[str, bytes]):
     """Values of secrets on their way to one cave. They are left out when it is shown, copied or pickled."""

@@ -26,7 +26,6 @@ from ghost_mcp.backends.compose.projects import NAME, SERVICE, Projects
 from ghost_mcp.backends.compose.tool import Tool
 from ghost_mcp.backends.docker.backend import DockerBackend, Made
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
-from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import CaveInfo, CaveSpec, Project
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ GONE_S = 60.0
 AWAITED_S = 300.0
 PAUSE_S = 0.1
 ALONE = Project()
-LIVE = ("running", "restarting", "paused")
 WANTED = {"service_healthy": "healthy", "service_completed_successfully": "completed"}
 
 
@@ -90,7 +88,7 @@ class ComposeBackend(DockerBackend):
         spec = spec.with_(image=spec.image or compose.image(project))
         if both := set(spec.secrets) & set(compose.environment(project)):
             raise InvalidArgument(f"{min(both)} is given as a secret and as a plain variable")
-        if compose.sides(project) and spec.ephemeral:
+        if project.sides and (spec.ephemeral or spec.timeout_s or spec.idle_timeout_s):
             await self._janitor.watch(spec.id)
         return await super().create(spec, secrets=secrets)
 
@@ -116,7 +114,7 @@ class ComposeBackend(DockerBackend):
             "com.docker.compose.oneoff": "False",
             "com.docker.compose.container-number": "1",
         }
-        if compose.sides(project):
+        if project.sides:
             first = self._joined(spec)[0]
             walls["network_mode"] = first
             if spec.network.mode != "open":
@@ -137,7 +135,7 @@ class ComposeBackend(DockerBackend):
     async def _surround(self, spec: CaveSpec, container: str) -> None:
         """Bring up what is beside the cave, before it starts."""
         project = spec.project or ALONE
-        sides = compose.sides(project)
+        sides = project.sides
         if not sides:
             return
         file = compose.document(spec, project, self._instance)
@@ -177,38 +175,21 @@ class ComposeBackend(DockerBackend):
     # --- finding and changing --------------------------------------------------------------------
 
     async def list(self) -> list[CaveInfo]:
-        """Caves; what is left of others is swept, and the side services of ended ones are stopped."""
+        """Caves; what others have left is swept, and what is beside one that ended is stopped."""
         found = await super().list()
-        for info in found:
-            if info.state is State.ENDED:
-                await self._stop_sides(info.id)
         await self._engine.ask(self._projects.sweep)
         return found
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
-        info = await self.get(cave_id)
-
-        def begin(engine: Any) -> None:
-            self._projects.each(engine, info.id, engine.unpause, "paused")
-            self._projects.each(engine, info.id, engine.start, "exited", "created")
-
-        await self._engine.ask(begin)
-        return await super().start(cave_id, secrets=secrets)
+        info = await super().start(cave_id, secrets=secrets)
+        await self._engine.ask(partial(self._projects.start, info.id))
+        return info
 
     async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
         info = await super().stop(cave_id, pause=pause)
-        if pause:
-            await self._engine.ask(lambda e: self._projects.each(e, info.id, e.pause, "running"))
-        else:
-            await self._stop_sides(info.id)
+        act = self._projects.pause if pause else self._projects.stop
+        await self._engine.ask(partial(act, info.id))
         return info
-
-    async def _stop_sides(self, cave_id: str) -> None:
-        def stop(engine: Any) -> None:
-            self._projects.each(engine, cave_id, engine.unpause, "paused")
-            self._projects.each(engine, cave_id, lambda one: engine.stop(one, timeout=5), *LIVE)
-
-        await self._engine.ask(stop)
 
     async def _drop(self, cave_id: str, *containers: str) -> None:
         await super()._drop(cave_id, *containers)

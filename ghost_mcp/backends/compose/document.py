@@ -32,7 +32,6 @@ __all__ = [
     "moot",
     "networks",
     "project_name",
-    "sides",
 ]
 
 #: The labels of all that belongs to a project: whose it is, and which cave it surrounds.
@@ -80,7 +79,7 @@ def check(project: Project) -> None:
     _check_cave(project)
     for key in networks(project):
         _check_network(project, key)
-    for name, service in sides(project).items():
+    for name, service in project.sides.items():
         _check_side(project, name, service)
 
 
@@ -97,7 +96,7 @@ def _check_cave(project: Project) -> None:
                 f"service {project.service}: nothing is put in for {text[:64]!r} in a cave",
                 hint="Write the value, or use --image and --env.",
             )
-    if unknown := sorted(set(_depends(project)) - set(sides(project))):
+    if unknown := sorted(set(_depends(project)) - set(project.sides)):
         raise InvalidArgument(
             f"service {project.service} depends on {unknown[0]}, which is not there"
         )
@@ -136,11 +135,6 @@ def _cave(project: Project) -> Mapping[str, Any]:
 
 def _given_networks(project: Project) -> Mapping[str, Any]:
     return project.file.get("networks") or {}
-
-
-def sides(project: Project) -> dict[str, Mapping[str, Any]]:
-    """The services that run beside the cave. One with a profile runs only when another needs it."""
-    return {name: one for name, one in _services(project).items() if name != project.service}
 
 
 def moot(project: Project) -> list[str]:
@@ -193,7 +187,7 @@ def document(spec: CaveSpec, project: Project, instance: str) -> dict[str, Any]:
     """The compose file that the tool is given. JSON, and so YAML too."""
     labels = {PROJECT: instance, OF: spec.id}
     made = {key: value for key, value in project.file.items() if key != "version"}
-    services = {name: _side(one, project, labels) for name, one in sides(project).items()}
+    services = {name: _side(one, project, labels) for name, one in project.sides.items()}
     made["services"] = {**services, project.service: _cave_entry(spec, project)}
     joined = () if spec.network.mode == "open" else networks(project)
     made["networks"] = {

@@ -114,10 +114,10 @@ class _Watch:
         self._woken.set()
 
     def _hear(self) -> None:
-        """Of each cave that has gone."""
+        """Of each cave that has ended."""
         asked = {
             "type": "container",
-            "event": "destroy",
+            "event": ["die", "destroy"],
             "label": f"{INSTANCE}={self._instance}",
         }
         while True:

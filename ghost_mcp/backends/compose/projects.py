@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Projects"]
 
+STOP_S = 5
 # The tool's own labels: the same in version 1 and in version 2.
 NAME, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 
@@ -64,14 +65,28 @@ class Projects:
         health = (state.get("Health") or {}).get("Status", "")
         return {"healthy": "healthy", "unhealthy": "failed"}.get(health, "waiting")
 
-    def each(
+    def start(self, cave_id: str, engine: docker.APIClient) -> None:
+        """Start or go on with all side services."""
+        self._each(engine, cave_id, engine.unpause, "paused")
+        self._each(engine, cave_id, engine.start, "exited", "created")
+
+    def pause(self, cave_id: str, engine: docker.APIClient) -> None:
+        self._each(engine, cave_id, engine.pause, "running")
+
+    def stop(self, cave_id: str, engine: docker.APIClient) -> None:
+        self._each(engine, cave_id, engine.unpause, "paused")
+        self._each(
+            engine, cave_id, lambda one: engine.stop(one, timeout=STOP_S), "running", "restarting"
+        )
+
+    def _each(
         self, engine: docker.APIClient, cave_id: str, act: Callable[[str], object], *states: str
     ) -> None:
-        """Do something to all side services that are in one of these states; what is gone meanwhile is passed."""
+        """Do it to all side services that are in one of these states; what has changed meanwhile is passed."""
         for one in self.services(engine, cave_id):
             if one["State"] in states:
                 with suppress(NotFound):
-                    act(one["Id"])
+                    _unless_busy(act, one["Id"])
 
     def remove(self, engine: docker.APIClient, cave_id: str) -> bool:
         """Remove all of a project that goes at once. Returns whether nothing is left."""
@@ -121,15 +136,18 @@ class Projects:
         return cave_id not in self.orphans(engine) or self.remove(engine, cave_id)
 
     def sweep(self, engine: docker.APIClient) -> bool:
-        """Remove what caves have left. Returns whether all of it is gone."""
+        """Remove what caves have left, and stop what is beside ended ones. Returns whether all of it is gone."""
+        ended = {"status": "exited", "label": [f"{INSTANCE}={self._instance}", ID]}
+        for one in engine.containers(all=True, filters=ended):
+            self.stop(one["Labels"][ID], engine)
         gone = {cave_id: self.remove(engine, cave_id) for cave_id in self.orphans(engine)}
         return all(gone.values())
 
 
-def _unless_busy(remove: Callable[..., object], what: str, **how: bool) -> None:
+def _unless_busy(act: Callable[..., object], what: str, **how: bool) -> None:
     """What is still used, or being removed by somebody else, is left to the next time."""
     try:
-        remove(what, **how)
+        act(what, **how)
     except NotFound:
         raise
     except APIError as exc:

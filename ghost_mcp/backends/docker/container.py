@@ -268,14 +268,22 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
         "disk": (False, "this engine's volumes have no limit of size"),
         "lifetime": (True, "the cave's own PID 1 ends it"),
         **_limits(spec, about),
+        **({"services": SERVICES} if spec.project is not None and spec.project.sides else {}),
     }
     return {name: Assurance(enforced=enforced, how=how) for name, (enforced, how) in lines.items()}
+
+
+SERVICES = (
+    False,
+    "with the rights that their file gives them; they end with the cave: by its hub, by a helper that outlives "
+    + "a hub which is killed, or else when caves are next listed",
+)
 
 
 def _network(spec: CaveSpec) -> tuple[bool, str]:
     if spec.network.mode == "open":
         return False, "open: the engine's own network; nothing keeps it from the engine's machine"
-    if spec.project is not None:
+    if spec.project is not None and spec.project.sides:
         return True, (
             "its project's network without a way out, on which the engine's machine has no address; "
             "side services can pass on what they reach themselves"
