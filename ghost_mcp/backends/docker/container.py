@@ -275,8 +275,10 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
 
 SERVICES = (
     False,
-    "with the rights that their file gives them; they end with the cave: by its hub, by a helper that outlives "
-    + "a hub which is killed, or else when caves are next listed",
+    (
+        "they have the rights that their file gives them, and end with the cave: by its hub, by a helper that "
+        "outlives a killed hub, or when caves are next listed"
+    ),
 )
 
 
