@@ -21,6 +21,7 @@ from ghost_mcp.backends.compose import document as compose
 from ghost_mcp.backends.compose.backend import ComposeBackend
 from ghost_mcp.backends.compose.reading import read
 from ghost_mcp.backends.compose.tool import Tool
+from ghost_mcp.cave import Cave
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument, NotFound, Unsupported
 from ghost_mcp.ghost import Ghost
 from ghost_mcp.spec import CaveInfo, CaveSpec, Project
@@ -208,6 +209,22 @@ class TestCompose(of_docker.TestDocker):
         assert await self.leftovers(cave_id) == []
         names = [v["Name"] for v in self.engine.volumes()["Volumes"]]
         assert any(name.startswith("ghost-runtime-") for name in names)  # it was another's
+
+    async def test_caves_do_not_reach_each_others_services(self) -> None:
+        async with self.cave() as first:
+            del first  # the runtime's volume is there now
+        async with (
+            self.cave(project=self.with_database()) as one,
+            self.cave(project=self.project(other=_NAP)) as two,
+        ):
+            backend = self.make()
+            async with backend:
+                address = await backend.address(one.id, "db")
+            await until(lambda: self._answers(one, address))
+            assert await self.script(two, _WAY_OUT, "5432", address, "db") == ""
+
+    async def _answers(self, cave: Cave, address: str) -> bool:
+        return (await cave.exec([*self.python, _CLIENT, address, "5432"])).exit_code == 0
 
     async def test_side_services_stop_and_pause_with_the_cave(self) -> None:
         async with self.backend() as backend:

@@ -286,7 +286,7 @@ async def test_the_cave_is_writable_where_people_expect_it(cave: Cave) -> None:
 
 
 def test_no_option_reaches_the_sandbox_from_a_tool_call() -> None:
-    """The only door to a cave's making is CaveSpec, and it has no field that opens a border."""
+    """The only door to a cave's making is CaveSpec. What opens a border in it (folders, a project) no tool passes."""
     fields = set(CaveSpec.__dataclass_fields__)
     assert fields == {
         *(
@@ -300,7 +300,8 @@ def test_no_option_reaches_the_sandbox_from_a_tool_call() -> None:
             "timeout_s",
             "idle_timeout_s",
         ),
-        *("network", "workspace", "mounts", "labels", "owner", "ephemeral"),
+        *("network", "workspace", "mounts", "labels", "owner", "ephemeral", "project"),
+        "given",  # values of secrets, on their way
     }
 
 
