@@ -23,7 +23,7 @@ import anyio.to_thread
 from ghost_mcp.backends.compose import document as compose
 from ghost_mcp.backends.compose.janitor import Janitor
 from ghost_mcp.backends.compose.projects import NAME, SERVICE, Projects
-from ghost_mcp.backends.compose.tool import Tool
+from ghost_mcp.backends.compose.tool import UP_S, Tool
 from ghost_mcp.backends.docker.backend import DockerBackend, Made
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 from ghost_mcp.spec import CaveInfo, CaveSpec, Project
@@ -53,6 +53,7 @@ class ComposeBackend(DockerBackend):
     pools = False
     projects = True
     _kind = ".compose"
+    _making_s = UP_S + AWAITED_S + 60.0
 
     def __init__(
         self,
@@ -179,6 +180,15 @@ class ComposeBackend(DockerBackend):
         found = await super().list()
         await self._engine.ask(self._projects.sweep)
         return found
+
+    async def leftovers(self, *, remove: bool) -> Sequence[str]:
+        """Also what is beside caves that are gone."""
+        others = await super().leftovers(remove=remove)
+        orphans = await self._engine.ask(self._projects.orphans)
+        if remove:
+            for cave_id in orphans:
+                await self._clear(cave_id)
+        return [*others, *(compose.project_name(cave_id) for cave_id in sorted(orphans))]
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
         info = await super().start(cave_id, secrets=secrets)

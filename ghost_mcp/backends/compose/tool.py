@@ -16,7 +16,7 @@ import anyio
 
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument, LimitExceeded, TimedOut
 
-__all__ = ["Tool"]
+__all__ = ["UP_S", "Tool"]
 
 UP_S = 900.0  # it may fetch and build images
 PROBE_S = 20.0

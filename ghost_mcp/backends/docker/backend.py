@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerBackend", "Made"]
 
-MAKING_S = 90.0  # who has not finished a cave by then has died
 GONE_S = 30.0
 READY_S = 20.0
 STOP_S = 5
@@ -88,6 +87,7 @@ class DockerBackend(Backend):
     proxied = frozenset({"allow"})  # open is the engine's own network
     pools = True
     _kind: ClassVar[str] = ""  # keeps the caves of a backend that builds on this one apart
+    _making_s: ClassVar[float] = 90.0  # who has not finished a cave by then has died
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class DockerBackend(Backend):
         spec = spec.with_(backend=self.name, image=spec.image or self._image)
         made_of.check(spec)
         stage = stage_name("making", spec.id)
-        deadline = time.monotonic() + MAKING_S
+        deadline = time.monotonic() + self._making_s
         while True:
             try:
                 made = await self._make(spec, stage, partial(self._nobody_else, spec))
@@ -368,7 +368,7 @@ class DockerBackend(Backend):
         return sorted(found, key=lambda info: info.created_at)
 
     async def _stale(self) -> Sequence[str]:
-        before = self._engine.now() - MAKING_S
+        before = self._engine.now() - self._making_s
         return await self._engine.ask(lambda engine: self._finder.stale(engine, before))
 
     async def leftovers(self, *, remove: bool) -> Sequence[str]:
