@@ -104,12 +104,16 @@ class TestCompose(of_docker.TestDocker):
 
     @pytest.fixture(autouse=True)
     def _beside(self, request: pytest.FixtureRequest) -> None:
-        # Files and calls go over the link, whatever is beside the cave. To bring that up takes a second or two.
-        self.alone = request.function.__module__.rpartition(".")[2] in ("calls", "files")
+        # Files and calls go over the link, whatever is beside the cave, and in a pool waits what has nothing there.
+        # To bring a service up takes a second or two.
+        test = request.function
+        self.alone = test.__module__.rpartition(".")[2] in ("calls", "files") or any(
+            word in test.__name__ for word in ("prepared", "claim", "pool")
+        )
 
     def settings(self) -> dict[str, Any]:
-        beside = {} if self.alone else {"side": _NAP}
-        return {"image": self.image, "project": self.project(**beside)}
+        beside = {} if self.alone else {"project": self.project(side=_NAP)}
+        return {"image": self.image, **beside}
 
     def make(self) -> Backend:
         return ComposeBackend(instance=self.instance, cache=self.cache)

@@ -50,7 +50,6 @@ class ComposeBackend(DockerBackend):
     """
 
     name = "compose"
-    pools = False
     projects = True
     _kind = ".compose"
     _making_s = UP_S + AWAITED_S + 60.0
