@@ -289,7 +289,11 @@ def _network(spec: CaveSpec) -> tuple[bool, str]:
         return True, (
             "its project's network without a way out, on which the engine's machine has no address; "
             "side services can pass on what they reach themselves"
-            + ("; a proxy outside reaches what its rules list" if spec.network.mode == "allow" else "")
+            + (
+                "; a proxy outside reaches what its rules list"
+                if spec.network.mode == "allow"
+                else ""
+            )
         )
     return True, network_line(spec.network)
 
