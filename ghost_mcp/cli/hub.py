@@ -24,6 +24,7 @@ def serve(options: argparse.Namespace, out: Output) -> int:
 
     from ghost_hub.serve import run
     from ghost_hub.settings import HubSettings
+    from ghost_mcp import tracing
     from ghost_mcp.audit import layers
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
@@ -36,6 +37,8 @@ def serve(options: argparse.Namespace, out: Output) -> int:
         tls_key=options.tls_key,
         auth=False if options.no_auth else None,
     )
+
+    tracing.start()
 
     def tell(line: str) -> None:
         out.line(line)

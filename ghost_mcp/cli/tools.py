@@ -23,8 +23,10 @@ __all__ = ["call", "mcp"]
 
 def mcp(options: argparse.Namespace, out: Output) -> int:
     from ghost_hub.stdio import run
+    from ghost_mcp import tracing
     from ghost_mcp.audit import layers
 
+    tracing.start()
     return run(
         server=options.server,
         cave=options.cave,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import ByteStream
 
+from ghost_mcp import tracing
 from ghost_mcp.errors import CaveGone, LimitExceeded, ProtocolFailure, TimedOut, from_wire
 from ghost_mcp.warden import wire
 
@@ -327,6 +328,7 @@ class Link:
     ) -> AsyncIterator[LinkStream]:
         """Open a stream for one operation; leaving the block gives it up unless it has ended."""
         stream = await self._open({**(head or {}), "op": op}, body)
+        span, failure = tracing.begin(op, self.name), None
         try:
             with anyio.CancelScope(
                 deadline=math.inf if timeout_s is None else anyio.current_time() + timeout_s
@@ -334,7 +336,12 @@ class Link:
                 yield stream
             if scope.cancelled_caught:
                 raise TimedOut(f"{op} did not finish within {timeout_s:g} s")
+        except BaseException as exc:
+            failure = exc
+            raise
         finally:
+            if span is not None:
+                tracing.end(span, failure)
             await self.give_up(stream)
 
     async def _open(self, head: dict[str, Any], body: bytes) -> LinkStream:

@@ -8,6 +8,9 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import anyio
+import anyio.to_thread
+
 from ghost_hub.metrics import Metrics
 from ghost_hub.owned import Caller, OwnerCaves
 from ghost_hub.principal import principal_of
@@ -15,6 +18,7 @@ from ghost_hub.quota import Concurrency, allowed
 from ghost_hub.rest.events import Events
 from ghost_hub.server import hub_calls, hub_server
 from ghost_hub.settings import Bounds
+from ghost_mcp import tracing
 from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.errors import GhostError, Unauthenticated
 from ghost_mcp.ghost import Ghost
@@ -68,6 +72,9 @@ class Hub:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+        await anyio.to_thread.run_sync(
+            tracing.flush
+        )  # the signal that ended us leaves no later time
 
     def owned(self, owner: str) -> OwnerCaves:
         """The caves of an owner."""
