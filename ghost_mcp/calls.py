@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from ghost_mcp.errors import GhostError, Internal, InvalidArgument, NotFound
 from ghost_mcp.tool import Call, Progress, Tool, invoke, silent
 
 if TYPE_CHECKING:
+    from ghost_mcp.cave import Cave
     from ghost_mcp.places import Caves, Place
     from ghost_mcp.reply import Reply
     from ghost_mcp.secrets.masker import Masker
@@ -102,13 +104,26 @@ async def _run(asked: Asked) -> Answer:
         return Answer(outcome=foreseen(exc, asked.name))
     masker = place.link.masker
     progress = asked.progress if masker is None else partial(_report, asked.progress, masker)
+    began = time.time()
     try:
         call = Call(cave=place.cave, keep=place.keep, progress=progress)
         reply = await invoke(asked.tool, call, asked.arguments)
+        _tell_refusals(place.cave, began, reply)
         return Answer(outcome=_masked(reply, masker), note=place.note)
     except Exception as exc:  # noqa: BLE001 - as above
         error = await asked.caves.failed(place, foreseen(exc, asked.name, masker))
+        _tell_refusals(place.cave, began, error)
         return Answer(outcome=_masked_error(error, masker), note=place.note)
+
+
+def _tell_refusals(cave: Cave, began: float, outcome: Reply | GhostError) -> None:
+    """Say with an outcome what the cave's network refused meanwhile, so that the caller can act on it."""
+    if cave.info.spec.network.mode == "none":
+        return
+    from ghost_mcp.egress import refusals  # most caves have no network
+
+    if refused := refusals.refused_since(cave, began):
+        refusals.told(outcome, refused)
 
 
 # The link masks what a warden says. What a page says comes another way, and what is said may be put together

@@ -114,6 +114,8 @@ def failed(url: str, message: str, *, network: str) -> GhostError | None:
         return PermissionRefused(f"{shown} leads to an address that is not opened here ({error})")
     if error in ("ERR_TIMED_OUT", "ERR_CONNECTION_TIMED_OUT"):
         return TimedOut(f"{shown} did not answer ({error})")
+    if error == "ERR_TUNNEL_CONNECTION_FAILED":
+        return PermissionRefused(f"the cave's network does not reach {shown}", code="not_reachable")
     if error == "ERR_NAME_NOT_RESOLVED":
         return NotFound(f"no such host: {shown}", hint="Check the name.", code="host_not_found")
     return BackendUnavailable(f"{shown} could not be loaded: {error}", code="load_failed")

@@ -14,6 +14,12 @@ for old in /tmp/.ghost-browser.*; do
 done
 profile=/tmp/.ghost-browser.$$
 rm -rf "$profile"
+# With a network, the cave has a proxy; what is on its own loopback goes there directly. Where Chromium calls home
+# all the same, it is led nowhere: nobody is told of refusals that no page asked for.
+if [ -n "$http_proxy" ]; then
+  set -- "--proxy-server=$http_proxy" "--proxy-bypass-list=update.googleapis.com;clients2.google.com;\
+optimizationguide-pa.googleapis.com" "$@"
+fi
 for program in /usr/lib/chromium/chromium chromium chromium-browser google-chrome-stable google-chrome; do
   command -v "$program" >/dev/null && exec "$program" "--user-data-dir=$profile" "$@"
 done
@@ -68,6 +74,8 @@ _FLAGS = (
     "--disable-renderer-backgrounding",
     # Going back loads the page again: what an agent sees is never a frozen copy.
     "--disable-back-forward-cache",
+    # Where the browser itself would look for an account: nowhere. Pages go to the real one.
+    "--gaia-url=http://localhost:9",
     "--force-color-profile=srgb",
     "--hide-scrollbars",
     "--mute-audio",
