@@ -182,6 +182,9 @@ def on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:
     import anyio
 
     from ghost_mcp.ghost import Ghost
+    from ghost_mcp.secrets.process import no_core_dump
+
+    no_core_dump()
 
     async def run() -> _T:
         async with Ghost(backend=backend) as ghost:

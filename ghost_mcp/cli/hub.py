@@ -26,7 +26,9 @@ def serve(options: argparse.Namespace, out: Output) -> int:
     from ghost_hub.settings import HubSettings
     from ghost_mcp import tracing
     from ghost_mcp.audit import layers
+    from ghost_mcp.secrets.process import no_core_dump
 
+    no_core_dump()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
     settings = HubSettings.load(
         options.config,

@@ -23,8 +23,10 @@ __all__ = ["run"]
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
+    from ghost_mcp.secrets.process import no_core_dump
     from ghost_mcp.secrets.store import SecretStore
 
+    no_core_dump()
     store = SecretStore(Path(state_folder()) / "secrets")
     act = {"set": _set, "list": _list, "rm": _remove, "rotate": _rotate}[options.action]
     act(store, options, out)

@@ -25,7 +25,9 @@ def mcp(options: argparse.Namespace, out: Output) -> int:
     from ghost_hub.stdio import run
     from ghost_mcp import tracing
     from ghost_mcp.audit import layers
+    from ghost_mcp.secrets.process import no_core_dump
 
+    no_core_dump()
     tracing.start()
     return run(
         server=options.server,
@@ -38,6 +40,9 @@ def mcp(options: argparse.Namespace, out: Output) -> int:
 def call(options: argparse.Namespace, out: Output) -> int:
     import anyio
 
+    from ghost_mcp.secrets.process import no_core_dump
+
+    no_core_dump()
     tool = _find(options.tool)
     arguments = _arguments(options.arguments, tool.input_schema["properties"])
     cave = arguments.pop("cave", options.cave)

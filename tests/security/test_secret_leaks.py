@@ -357,6 +357,12 @@ async def test_s2_s3_over_http(served: Served) -> None:
     store.remove("", ["API_KEY"])
 
 
+def test_s1_a_hub_that_crashes_leaves_no_core(served: Served) -> None:
+    limits = Path(f"/proc/{served.process.pid}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4] == "0"
+
+
 async def _over_http(http: httpx2.AsyncClient, value: bytes) -> None:
     seen: list[bytes] = []
     headers = {"Ghost-Cave": "loud"}
