@@ -22,7 +22,7 @@ _RLIMITS = {
 
 
 def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{env, secrets, deadline_s, idle_s, lonely_s, release, rlimits, egress}``: sets what is given.
+    """``{env, secrets, deadline_s, idle_s, lonely_s, hold, release, rlimits, egress}``: sets what is given.
 
     ``secrets`` maps a name to the size of its value, the values stand in the body in that order; they stay in
     this process and in the environment of the programs it starts. With ``egress`` the cave gets its way out,
@@ -44,6 +44,8 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     warden.set_lifetime(
         deadline_s=head.get("deadline_s"), idle_s=head.get("idle_s"), lonely_s=head.get("lonely_s")
     )
+    if head.get("hold"):
+        stream.peer.hold()
     stream.close(warden.greeting())
     warden.after(0, _prepare)
 
@@ -54,6 +56,12 @@ def secrets(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     stream.close(
         {"secrets": {name: len(value) for name, value in known.items()}}, b"".join(known.values())
     )
+
+
+def hold(stream: Stream, head: dict[str, Any], body: bytes) -> None:
+    """``{}``: from now on ``lonely_s`` counts from when the last connection that asked for this has gone."""
+    stream.peer.hold()
+    stream.close({})
 
 
 def _prepare() -> None:

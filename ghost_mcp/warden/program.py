@@ -40,6 +40,7 @@ RUN = "/run/ghost"
 OPERATIONS = {
     "configure": ("lifetime", "configure"),
     "secrets": ("lifetime", "secrets"),
+    "hold": ("lifetime", "hold"),
     "stats": ("lifetime", "stats"),
     "exec": ("commands", "start"),
     "command": ("commands", "control"),
@@ -143,6 +144,7 @@ class Peer:
         self.wire = wire.Connection(hub=False)
         self.streams: dict[int, Stream] = {}
         self.used = False
+        self.holds = False  # an ephemeral cave lives as long as such a peer
         self._out = bytearray()
         self._closed = False
         warden.watch(self.fd, READ, self._ready)
@@ -178,6 +180,10 @@ class Peer:
         stream = self.streams[number] = Stream(self, number)
         self.send(data)
         return stream
+
+    def hold(self) -> None:
+        """From now on the cave counts itself as left alone unless such a peer is there."""
+        self.holds = self.warden.held = True
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -331,6 +337,7 @@ class Warden:
         self.deadline: float | None = None
         self.idle_s: float | None = None
         self.lonely_s: float | None = None  # ephemeral: ends so long after the last hub left
+        self.held = False  # only peers that hold the cave count for that, once there was one
         self.active = self.boot
         self.exit_code: int | None = None
         self._poll = select.epoll()
@@ -402,9 +409,14 @@ class Warden:
 
     # --- the loop --------------------------------------------------------------------------------
 
-    def listen(self, sock: _socket.socket, peer_uid: int | None = None) -> None:
-        """Take connections; with ``peer_uid`` only that user's: the cave's own programs run as another."""
-        self._peer_uid = peer_uid
+    def listen(
+        self, sock: _socket.socket, peer_uid: int | None = None, *, outsiders: bool = False
+    ) -> None:
+        """Take connections; with ``peer_uid`` only that user's: the cave's own programs run as another.
+
+        ``outsiders``: only those of processes that came from outside of the cave, where users are all one.
+        """
+        self._peer_uid, self._outsiders = peer_uid, outsiders
         self.accept(sock, self._accepted)
 
     def accept(self, sock: _socket.socket, take: Callable[[_socket.socket], None]) -> None:
@@ -468,15 +480,22 @@ class Warden:
                 self._safely(call)
 
     def _accepted(self, peer: _socket.socket) -> None:
-        if len(self.peers) >= MAX_PEERS or self._peer_uid not in (None, _uid(peer)):
+        if len(self.peers) >= MAX_PEERS or not self._welcome(peer):
             peer.close()
             return
         self.peers.add(Peer(self, peer))
 
+    def _welcome(self, peer: _socket.socket) -> bool:
+        pid, uid = _credentials(peer)
+        return self._peer_uid in (None, uid) and (not self._outsiders or _is_outsider(pid))
+
     _peer_uid: int | None = None
+    _outsiders = False
 
     def left(self, peer: Peer) -> None:
         self.peers.discard(peer)
+        if peer.holds:
+            self.alone = monotonic()
         if peer.used:  # one that only looked whether anybody answers asked for nothing
             self.touch()
 
@@ -501,7 +520,9 @@ class Warden:
         limits = [(self.deadline, "its time is over")]
         if self.idle_s is not None:
             limits.append((self.active + self.idle_s, "idle for too long"))
-        if self.lonely_s is not None and not self.peers:
+        if self.lonely_s is not None and self.held and not any(peer.holds for peer in self.peers):
+            limits.append((self.alone + self.lonely_s, "who made it is gone"))
+        elif self.lonely_s is not None and not self.held and not self.peers:
             limits.append((self.active + self.lonely_s, "no hub is connected"))
         due = [(when, why) for when, why in limits if when is not None]
         if not due:
@@ -515,6 +536,7 @@ class Warden:
 
     _lifetime_timer: Timer | None = None
     lifeline_fd = -1
+    alone = 0.0
     door: Door | None = None
 
     def greeting(self) -> dict[str, Any]:
@@ -552,10 +574,22 @@ def close_strays(keep: set[int]) -> None:
                 continue  # the listing's own descriptor
 
 
-def _uid(peer: _socket.socket) -> int:
-    """Who is at the other end of a unix socket."""
-    credentials = peer.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid
-    return int.from_bytes(credentials[4:8], sys.byteorder)
+def _credentials(peer: _socket.socket) -> tuple[int, int]:
+    """Who is at the other end of a unix socket: process and user."""
+    raw = peer.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(raw[:4], sys.byteorder), int.from_bytes(raw[4:8], sys.byteorder)
+
+
+def _is_outsider(pid: int) -> bool:
+    """Whether an engine put the process into the cave: its parent is not of this pid namespace, and reads as 0.
+
+    A program of the cave cannot come by that: orphans get PID 1 as their parent (pid_namespaces(7)).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[1] == b"0"
+    except (OSError, IndexError):
+        return False
 
 
 def unconfined(root: str) -> None:
@@ -595,9 +629,12 @@ def harden() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """``--listen-fd N | --listen PATH``, ``--peer-uid N``, ``--lifeline-fd N``, ``--lonely S``, ``--root FOLDER``,
-    or ``--relay PATH``; see the backends for their use."""
-    args = sys.argv[1:] if argv is None else argv
+    """``--listen-fd N | --listen PATH``, ``--peer-uid N``, ``--from-outside``, ``--lifeline-fd N``, ``--lonely S``,
+    ``--root FOLDER``, or ``--relay PATH``; see the backends for their use."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    outsiders = "--from-outside" in args
+    if outsiders:
+        args.remove("--from-outside")
     options = dict(zip(args[::2], args[1::2]))
     if "--relay" in options:
         from . import relay
@@ -628,7 +665,7 @@ def main(argv: list[str] | None = None) -> None:
         warden.lifeline(int(options["--lifeline-fd"]))
     if "--lonely" in options:  # until configured: a cave whose maker died during its creation ends
         warden.set_lifetime(deadline_s=None, idle_s=None, lonely_s=float(options["--lonely"]))
-    warden.listen(sock, peer_uid)
+    warden.listen(sock, peer_uid, outsiders=outsiders)
     warden.run()
     if "--root" in options:
         end_programs()
