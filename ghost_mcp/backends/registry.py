@@ -21,6 +21,7 @@ BUILTIN = MappingProxyType(
         "local": "ghost_mcp.backends.local.backend:LocalBackend",
         "compose": "ghost_mcp.backends.compose.backend:ComposeBackend",
         "docker": "ghost_mcp.backends.docker.backend:DockerBackend",
+        "kubernetes": "ghost_mcp.backends.kubernetes.backend:KubernetesBackend",
     }
 )
 

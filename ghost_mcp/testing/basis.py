@@ -80,6 +80,8 @@ class Basis:
     refused: tuple[Mapping[str, Any], ...] = ()
     #: How a Python script, given as one more argument, is run in the caves under test.
     python: tuple[str, ...] = ("python3", "-c")
+    #: Lifetimes under test are so many times longer: where reaching a cave takes a good part of a second.
+    slowness: float = 1.0
 
     def make(self) -> Backend:
         """A backend that nobody has entered. All that one test makes see the same caves."""

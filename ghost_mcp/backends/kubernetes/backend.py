@@ -1,0 +1,398 @@
+# No file of Ghost's remembers a cave in a cluster: it is a record, a pod, a claim, and what their labels say.
+"""Caves in Kubernetes: restricted pods, reached through an exec'd relay.
+
+::
+
+    ConfigMap ghost-cave-NAME        the cave's full name and spec (OWNER.NAME where it has an owner)
+    Pod       ghost-ID-BOOT          what runs of it: the warden is PID 1
+    PersistentVolumeClaim ghost-ID   the files of one that is kept
+
+An ephemeral cave's record belongs to its pod: the cluster's own garbage collector finishes what a killed hub
+has begun. No Service, no published port: everything goes over the exec.
+"""
+
+from __future__ import annotations
+
+import secrets as random_values
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes.cluster import Cluster
+from ghost_mcp.backends.kubernetes.finding import Finder, Found, core, is_id
+from ghost_mcp.backends.kubernetes.manifests import CAVE, ID, STOPPED
+from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.backends.kubernetes.starting import START_S, Starter
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    CaveGone,
+    CaveNotFound,
+    Conflict,
+    GhostError,
+    Unsupported,
+)
+from ghost_mcp.lifecycle import Event, State, after
+from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+from ghost_mcp.warden.link import configuring
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import ByteStream
+
+    from ghost_mcp.backends.kubernetes.stream import ExecStream
+
+__all__ = ["KubernetesBackend"]
+
+LONELY_S = 8.0  # an ephemeral cave ends so long after the connection that holds it
+SETTLE_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What was made here for one cave: a hint that saves requests, never the truth."""
+
+    space: str
+    pod: str
+    record: str = ""
+    record_uid: str = ""
+    ephemeral: bool = False
+
+
+class KubernetesBackend(Backend):
+    """See :class:`~ghost_mcp.backends.base.Backend`. The truth is what the API server says.
+
+    Backends of different ``config.instance`` do not see each other's caves.
+    """
+
+    name = "kubernetes"
+
+    def __init__(self, config: Settings | None = None) -> None:
+        self.config = config or Settings.load()
+        self._maker = random_values.token_hex(8)
+        self._open: tuple[Cluster, Finder, Starter] | None = None
+        self._own: dict[str, _Own] = {}
+
+    async def __aenter__(self) -> Self:
+        cluster = await Cluster.open(self.config)
+        starter = Starter(cluster, self.config, self._maker)
+        self._open = cluster, Finder(cluster, self.config), starter
+        await starter.begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the ephemeral caves made here; the others live on."""
+        ephemeral = [cave_id for cave_id, own in self._own.items() if own.ephemeral]
+        with anyio.CancelScope(shield=True):
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for cave_id in ephemeral:
+                        tasks.start_soon(self.destroy, cave_id)
+            finally:
+                await self._starter.aclose()
+                await self.cluster.aclose()
+
+    @property
+    def _parts(self) -> tuple[Cluster, Finder, Starter]:
+        if self._open is None:
+            raise GhostError("the kubernetes backend is not open", hint="Use it as: async with ...")
+        return self._open
+
+    @property
+    def cluster(self) -> Cluster:
+        return self._parts[0]
+
+    @property
+    def _finder(self) -> Finder:
+        return self._parts[1]
+
+    @property
+    def _starter(self) -> Starter:
+        return self._parts[2]
+
+    # --- making ----------------------------------------------------------------------------------
+
+    async def create(
+        self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
+    ) -> CaveInfo:
+        spec = spec.with_(backend=self.name, image=spec.image or self.config.image)
+        manifests.check(spec, self.config)
+        try:
+            return await self._make(spec, secrets or {})
+        except _Made:  # by somebody else or before, under the same id
+            return await self._settled(spec)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.destroy(spec.id)
+            raise
+
+    async def _make(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> CaveInfo:
+        """The cave, with no request that asks whether it is there: the first object tells. Raises _Made."""
+        space = self.config.namespace_of(spec.owner)
+        if not spec.ephemeral:
+            claim = manifests.volume(spec, self.config)
+            await self._first(f"{core(space)}/persistentvolumeclaims", claim)
+        pod = await self._pod(spec, f"ghost-{spec.id}")
+        record = await self._reserve(spec, pod if spec.ephemeral else None)
+        meta = record["metadata"]
+        self._own[spec.id] = _Own(
+            space, pod["metadata"]["name"], meta["name"], meta["uid"], spec.ephemeral
+        )
+        return await self._begin(record, spec, pod, secrets)
+
+    async def _pod(self, spec: CaveSpec, name: str) -> dict[str, Any]:
+        space = self.config.namespace_of(spec.owner)
+        await self._starter.watcher(space)
+        body = manifests.pod(spec, self.config, name=name, maker=self._maker)
+        return await self._first(f"{core(space)}/pods", body)
+
+    async def _first(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object that is named by the cave's id. Raises _Made when it is there."""
+        try:
+            return await self.cluster.ask("POST", path, body)
+        except Conflict as exc:
+            raise _Made from exc
+
+    async def _reserve(self, spec: CaveSpec, pod: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Take the full name, for as long as ``pod`` is there. Raises Conflict when a cave has it."""
+        space = self.config.namespace_of(spec.owner)
+        owned_by = None
+        if pod is not None:
+            meta = pod["metadata"]
+            owned_by = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
+        record = manifests.record(spec, self.config.instance, time.time(), owned_by)
+        for _ in range(3):
+            try:
+                return await self.cluster.ask("POST", f"{core(space)}/configmaps", record)
+            except Conflict:
+                if not await self._is_stale(space, spec.full_name):
+                    raise Conflict(
+                        f"a cave named {spec.name} is already there",
+                        hint=f"Choose another name, or: ghost destroy {spec.full_name}",
+                    ) from None
+        raise Conflict(f"the name {spec.name} is being taken by others")
+
+    async def _is_stale(self, space: str, full_name: str) -> bool:
+        """Whether nothing is left of the ephemeral cave that has the name; then its record goes."""
+        name = manifests.record_name(full_name)
+        with suppress(CaveNotFound):
+            marks = (await self.cluster.ask("GET", f"{core(space)}/configmaps/{name}"))["metadata"]
+            if not marks.get("ownerReferences"):
+                return False
+            owner = marks["ownerReferences"][0]
+            with suppress(CaveNotFound):
+                pod = await self.cluster.ask("GET", f"{core(space)}/pods/{owner['name']}")
+                if pod["metadata"]["uid"] == owner["uid"] and manifests.runs(pod) is not False:
+                    return False
+            await self._finder.delete(space, "configmaps", name, marks["uid"])
+        return True
+
+    async def _begin(
+        self,
+        record: Mapping[str, Any],
+        spec: CaveSpec,
+        pod: Mapping[str, Any],
+        secrets: Mapping[str, bytes],
+    ) -> CaveInfo:
+        """Wait for the pod and configure its warden; a cave that does not come up says why."""
+        space, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        seen = await self._starter.running(space, name)
+        try:
+            link = await self._starter.link(space, name)
+        except CaveGone as exc:
+            said = await self._starter.said(space, name)
+            raise BackendUnavailable(f"the cave did not start: {said}") from exc
+        try:
+            await link.call("configure", *configuring(self.settings(spec, secrets)))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await link.aclose()
+            raise
+        if spec.ephemeral:
+            self._starter.hold(spec.id, space, name, link)
+        else:
+            await link.aclose()
+        info = manifests.info_of(record, seen, self.config)
+        assert info is not None  # noqa: S101  (its pod runs)
+        return info
+
+    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        # An ephemeral cave also ends when nobody holds it.
+        lonely = {"lonely_s": LONELY_S, "hold": True} if spec.ephemeral else {}
+        return {**super().settings(spec, secrets), **lonely}
+
+    async def _settled(self, spec: CaveSpec) -> CaveInfo:
+        """The cave once it runs, whoever makes it. Raises Conflict when the id is another cave's."""
+        with anyio.move_on_after(START_S):
+            while True:
+                record = await self._finder.record(spec.id, spec.owner)
+                if record is not None:
+                    if record["metadata"]["name"] != manifests.record_name(spec.full_name):
+                        raise Conflict(f"the cave id {spec.id} belongs to another cave")
+                    pod = await self._finder.pod(record["metadata"]["namespace"], spec.id)
+                    info = manifests.info_of(record, pod, self.config)
+                    if info is not None:
+                        return info
+                await anyio.sleep(SETTLE_PAUSE_S)
+        raise BackendUnavailable(
+            f"cave {spec.name} is being made by somebody else, and does not come"
+        )
+
+    # --- finding ---------------------------------------------------------------------------------
+
+    async def _find(self, ref: str) -> Found:
+        """Raises CaveNotFound, with the names there are."""
+        found = await self._finder.find(ref)
+        if found is not None:
+            return found
+        known = ", ".join(info.full_name for info in (await self.list())[:10])
+        raise CaveNotFound(
+            f"no such cave: {ref[:64]}",
+            hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
+        )
+
+    async def get(self, name: str) -> CaveInfo:
+        return (await self._find(name)).info
+
+    async def list(self) -> list[CaveInfo]:
+        found = []
+        for info in await self._finder.all():
+            if info.state is State.ENDED and info.spec.ephemeral:
+                await self.destroy(info.id)
+            else:
+                found.append(info)
+        return sorted(found, key=lambda info: info.created_at)
+
+    # --- changing --------------------------------------------------------------------------------
+
+    async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
+        there = await self._find(cave_id)
+        spec, space = there.info.spec, there.space
+        after(there.info.state, Event.START, spec.name)
+        if there.info.state is State.RUNNING:
+            return there.info
+        if spec.ephemeral:
+            raise CaveGone(
+                f"cave {spec.name} was ephemeral, and has ended", hint="Create it again."
+            )
+        await self._end(there)
+        pod = await self._pod(spec, f"ghost-{spec.id}-{random_values.token_hex(3)}")
+        self._own[spec.id] = _Own(space, pod["metadata"]["name"])
+        try:
+            record = await self._mark(there.record, stopped=False)
+            return await self._begin(record, spec, pod, secrets or {})
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._finder.delete(space, "pods", pod["metadata"]["name"])
+            raise
+
+    async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
+        there = await self._find(cave_id)
+        if pause:
+            raise Unsupported("a cluster cannot freeze a cave", hint="Stop it: its files are kept.")
+        after(there.info.state, Event.STOP, there.info.name)
+        if there.info.spec.ephemeral:
+            raise Unsupported(
+                f"cave {there.info.name} is ephemeral: a cluster keeps nothing of it",
+                hint="Destroy it instead.",
+            )
+        await self._mark(there.record, stopped=True)
+        await self._end(there)
+        return await self.get(there.info.id)
+
+    async def _end(self, there: Found) -> None:
+        """End a cave's pod: what runs in it is nobody's to wait for."""
+        self._own.pop(there.info.id, None)
+        if there.pod is not None:
+            await self._finder.delete(there.space, "pods", there.pod["metadata"]["name"])
+
+    async def _mark(self, record: Mapping[str, Any], *, stopped: bool) -> dict[str, Any]:
+        meta = record["metadata"]
+        path = f"{core(meta['namespace'])}/configmaps/{meta['name']}"
+        marks = {STOPPED: "true" if stopped else None}
+        return await self.cluster.ask("PATCH", path, {"metadata": {"annotations": marks}})
+
+    async def destroy(self, cave_id: str) -> None:
+        own = self._own.pop(cave_id, None)
+        self._starter.release(cave_id)
+        if own is not None and own.ephemeral:  # nobody else can have given it another pod
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._finder.delete, own.space, "pods", own.pod)
+                tasks.start_soon(
+                    self._finder.delete, own.space, "configmaps", own.record, own.record_uid
+                )
+            return
+        if not is_id(cave_id):
+            record = await self._finder.record(cave_id)
+            if record is None:
+                return
+            cave_id = record["metadata"]["labels"][ID]
+        for kind in ("pods", "persistentvolumeclaims", "configmaps"):
+            for one in await self._finder.every(kind, id=cave_id):
+                await self._finder.delete(
+                    one["metadata"]["namespace"], kind, one["metadata"]["name"]
+                )
+
+    # --- talking ---------------------------------------------------------------------------------
+
+    async def connect(self, cave_id: str) -> ByteStream:
+        if stream := await self._at_once(cave_id):
+            return stream
+        there = await self._find(cave_id)
+        if there.info.state is State.ENDED:
+            raise CaveGone(
+                f"cave {there.info.name} has ended", hint=f"ghost start {there.info.full_name}"
+            )
+        after(there.info.state, Event.CALL, there.info.name)
+        assert there.pod is not None  # noqa: S101  (it runs)
+        return await self._starter.relay(there.space, there.pod["metadata"]["name"])
+
+    async def _at_once(self, cave_id: str) -> ExecStream | None:
+        """A connection to a cave that, as far as is known here, runs: without asking for it first."""
+        own = self._own.get(cave_id)
+        seen = None if own is None else self._starter.seen(own.space, own.pod)
+        if own is None or seen is None or not manifests.runs(seen):
+            return None
+        with suppress(CaveGone):
+            return await self._starter.relay(own.space, own.pod)
+        return None
+
+    async def usage(self, cave_id: str) -> Usage:
+        there = await self._find(cave_id)
+        if there.info.state is not State.RUNNING or there.pod is None:
+            return Usage()
+        name = there.pod["metadata"]["name"]
+        path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{there.space}/pods/{name}"
+        try:
+            seen = await self.cluster.ask("GET", path)
+        except (CaveNotFound, BackendUnavailable):  # a cluster need not have metrics
+            return Usage()
+        for one in seen.get("containers") or ():
+            if one.get("name") == CAVE:
+                return Usage(memory_bytes=int(manifests.quantity(one["usage"]["memory"])))
+        return Usage()
+
+    async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        there = await self._find(cave_id)
+        if there.pod is None:
+            return
+        path = f"{core(there.space)}/pods/{there.pod['metadata']['name']}/log"
+        query = {"container": CAVE, **({"follow": "true"} if follow else {})}
+        async with self.cluster.text(path, query) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+class _Made(Exception):
+    """There is a cave of the same id, or somebody is making one."""

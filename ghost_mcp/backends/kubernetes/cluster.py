@@ -1,0 +1,343 @@
+# Errors of the client, of HTTP and of the API server end here: nothing above this file sees one.
+"""The connection to a cluster's API server: bounded, counted, and retried where that does no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import anyio
+import anyio.lowlevel
+from kubernetes.aio import config as cluster_config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from ghost_mcp.backends.kubernetes.stream import PROTOCOLS, ExecStream, hang_up
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    CaveGone,
+    CaveNotFound,
+    Conflict,
+    GhostError,
+    InvalidArgument,
+    LimitExceeded,
+)
+
+if TYPE_CHECKING:
+    from ghost_mcp.backends.kubernetes.settings import Settings
+
+__all__ = ["Cluster", "Expired"]
+
+CALL_S = 30.0
+WATCH_S = 240
+TRIES = 5
+PAUSE_S = 0.2
+MAX_PAUSE_S = 10.0
+PAGE = 500
+MAX_ANSWER = 64 << 20
+JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
+
+
+class Expired(Exception):
+    """A watch asked for a version that the API server no longer has: list again, and watch from there."""
+
+
+class Cluster:
+    """An open API server. Bodies and answers are the API's JSON."""
+
+    def __init__(self, client: ApiClient, settings: Settings) -> None:
+        self._configuration: Configuration = client.configuration
+        self._client = client
+        connector = aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, limit=0)
+        self._session = aiohttp.ClientSession(
+            self._configuration.host.rstrip("/"),
+            connector=connector,
+            json_serialize=lambda value: json.dumps(value, separators=(",", ":")),
+            read_bufsize=1 << 20,
+        )
+        self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
+        #: How many requests were sent.
+        self.calls = 0
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Cluster:
+        """The cluster of KUBECONFIG, of ~/.kube/config, or the one this process runs in. Raises BackendUnavailable."""
+        configuration = Configuration()
+        try:
+            if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+                cluster_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+            else:
+                await cluster_config.load_kube_config(  # type: ignore[no-untyped-call]
+                    os.environ.get("KUBECONFIG"), client_configuration=configuration
+                )
+        except (cluster_config.ConfigException, OSError, ValueError, TypeError) as exc:
+            raise BackendUnavailable(
+                f"no cluster is configured: {exc}",
+                hint="Set KUBECONFIG to a file that works with kubectl.",
+            ) from exc
+        cluster = cls(ApiClient(configuration), settings)
+        try:
+            await cluster.ask("GET", "/version")
+        except BaseException:
+            await cluster.aclose()
+            raise
+        return cluster
+
+    async def aclose(self) -> None:
+        await self._session.close()
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """One request. What was refused for the server's own sake is asked again, after the pause it names.
+
+        Raises CaveNotFound (404), Conflict (409), InvalidArgument (400, 422), LimitExceeded (a quota),
+        BackendUnavailable.
+        """
+        for attempt in range(TRIES):
+            try:
+                status, answer, after_s = await self._once(method, path, body, query)
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                # It may have been carried out: only what is the same twice is asked twice.
+                if method == "GET" and attempt + 1 < TRIES:
+                    await anyio.sleep(PAUSE_S * 2**attempt)
+                    continue
+                raise _unreachable(exc) from exc
+            if status < 400:
+                return answer
+            if (status != 429 and status < 500) or attempt + 1 == TRIES:
+                raise _meant(status, answer)
+            if status >= 500 and method not in ("GET", "DELETE", "PUT"):
+                raise _meant(status, answer)
+            await anyio.sleep(min(after_s or PAUSE_S * 2**attempt, MAX_PAUSE_S))
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self, method: str, path: str, body: Any, query: Mapping[str, str] | None
+    ) -> tuple[int, dict[str, Any], float]:
+        headers = await self._headers()
+        data = None
+        if body is not None:
+            patch = JSON_PATCH if isinstance(body, list) else MERGE_PATCH
+            headers["Content-Type"] = patch if method == "PATCH" else "application/json"
+            data = json.dumps(body, separators=(",", ":"))
+        await self._pace.wait()
+        self.calls += 1
+        timeout = aiohttp.ClientTimeout(total=CALL_S)
+        async with self._session.request(
+            method,
+            path,
+            params=query,
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            proxy=self._proxy,
+        ) as response:
+            raw = await _read(response)
+            after = response.headers.get("Retry-After", "")
+            return response.status, _document(raw), float(after) if after.isdigit() else 0.0
+
+    async def pages(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """All items of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        more: dict[str, str] = {}
+        while True:
+            answer = await self.ask("GET", path, query={**query, **more, "limit": str(PAGE)})
+            found += answer.get("items") or []
+            token = (answer.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            more = {"continue": token}
+
+    async def watch(
+        self, path: str, query: Mapping[str, str]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """What changes, as ``(ADDED | MODIFIED | DELETED | BOOKMARK, object)``, until the server ends the watch.
+
+        Raises Expired, BackendUnavailable.
+        """
+        asked = {
+            **query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
+        }
+        await self._pace.wait()
+        self.calls += 1
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=WATCH_S + CALL_S)
+        try:
+            async with (
+                self._session.get(
+                    path,
+                    params=asked,
+                    headers=await self._headers(),
+                    timeout=timeout,
+                    proxy=self._proxy,
+                ) as response,
+                _broken_off(response),
+            ):
+                if response.status == 410:
+                    raise Expired
+                if response.status >= 400:
+                    raise _meant(response.status, _document(await _read(response)))
+                async for line in response.content:
+                    event = _document(line)
+                    kind, thing = event.get("type"), event.get("object") or {}
+                    if kind == "ERROR":
+                        if thing.get("code") == 410:
+                            raise Expired
+                        raise _meant(int(thing.get("code") or 500), thing)
+                    yield str(kind), thing
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise _unreachable(exc) from exc
+
+    async def exec(self, path: str, command: Sequence[str], container: str) -> ExecStream:
+        """Run a program in a pod's container. Raises CaveGone when there is no such pod, or it does not run."""
+        query = [("command", word) for word in command]
+        query += [
+            ("container", container),
+            ("stdin", "true"),
+            ("stdout", "true"),
+            ("stderr", "true"),
+        ]
+        await self._pace.wait()
+        self.calls += 1
+        try:
+            with anyio.fail_after(CALL_S):
+                socket = await self._session.ws_connect(
+                    path,
+                    params=query,
+                    protocols=PROTOCOLS,
+                    headers=await self._headers(),
+                    max_msg_size=0,
+                    heartbeat=30.0,
+                    proxy=self._proxy,
+                )
+        except aiohttp.WSServerHandshakeError as exc:
+            if exc.status in (400, 404, 409, 500):
+                raise CaveGone("the cave has ended, or is just ending") from exc
+            raise _meant(exc.status, {"message": exc.message}) from exc
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise _unreachable(exc) from exc
+        return ExecStream(socket)
+
+    @asynccontextmanager
+    async def text(
+        self, path: str, query: Mapping[str, str]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A streamed answer in pieces, a pod's log."""
+        await self._pace.wait()
+        self.calls += 1
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S)
+        try:
+            async with (
+                self._session.get(
+                    path,
+                    params=query,
+                    headers=await self._headers(),
+                    timeout=timeout,
+                    proxy=self._proxy,
+                ) as response,
+                _broken_off(response),
+            ):
+                if response.status >= 400:
+                    raise _meant(response.status, _document(await _read(response)))
+                yield response.content.iter_any()
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            raise _unreachable(exc) from exc
+
+    @property
+    def _proxy(self) -> str | None:
+        return self._configuration.proxy or None
+
+    async def _headers(self) -> dict[str, str]:
+        """The identity: a token is read anew when it was renewed; a certificate is the connection's own."""
+        headers = {"User-Agent": "ghost"}
+        token = await self._configuration.get_api_key_with_prefix(
+            "BearerToken", alias="authorization"
+        )
+        if token:
+            headers["Authorization"] = token
+        return headers
+
+
+class _Pace:
+    """At most so many requests a second, with room for a burst."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._room, self._at = float(burst), time.monotonic()
+
+    async def wait(self) -> None:
+        now = time.monotonic()
+        self._room = min(self._burst, self._room + (now - self._at) * self._per_s) - 1
+        self._at = now
+        if self._room < 0:
+            await anyio.sleep(-self._room / self._per_s)
+
+
+@asynccontextmanager
+async def _broken_off(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
+    """An answer that has no end of its own: what is left of it at the end of the block is given up."""
+    try:
+        yield
+    finally:
+        transport = response.connection.transport if response.connection else None
+        await hang_up(transport.get_extra_info("socket") if transport else None)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body. Raises BackendUnavailable for one that no API server sends."""
+    raw = bytearray()
+    async for piece in response.content.iter_any():
+        raw += piece
+        if len(raw) > MAX_ANSWER:
+            raise BackendUnavailable("the cluster's answer is too long")
+    return bytes(raw)
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(raw) if raw else {}
+    except ValueError:
+        found = {"message": raw[:300].decode("utf-8", "replace")}
+    return found if isinstance(found, dict) else {}
+
+
+_MEANT: dict[int, type[GhostError]] = {
+    400: InvalidArgument,
+    404: CaveNotFound,
+    409: Conflict,
+    410: Conflict,
+    422: InvalidArgument,
+}
+
+
+def _meant(status: int, answer: Mapping[str, Any]) -> GhostError:
+    message = str(answer.get("message") or f"the cluster answered {status}")[:500]
+    if status in (401, 403):
+        if "exceeded quota" in message:
+            return LimitExceeded(
+                message, hint="The namespace's ResourceQuota says how much there may be."
+            )
+        return BackendUnavailable(
+            f"the cluster refuses: {message}",
+            hint="Ghost needs what configs/kubernetes grants in its Role; is it there, and is the identity right?",
+        )
+    return _MEANT.get(status, BackendUnavailable)(message)
+
+
+def _unreachable(exc: Exception) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"the cluster does not answer: {str(exc)[:300] or type(exc).__name__}",
+        hint="Is it up, and does kubectl reach it with this KUBECONFIG?",
+    )

@@ -1,0 +1,423 @@
+# Only this file decides what a cave in a cluster is made of: what it sees, who it is, what it may use.
+"""From a CaveSpec to the objects of a cave and back. Pure: no cluster is asked here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ghost_mcp.errors import InvalidArgument, Unsupported
+from ghost_mcp.lifecycle import State
+from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
+from ghost_mcp.warden import runtime
+
+if TYPE_CHECKING:
+    from ghost_mcp.backends.kubernetes.settings import Settings
+
+__all__ = [
+    "CAVE",
+    "COPIER",
+    "ID",
+    "INSTANCE",
+    "MAKER",
+    "POOL",
+    "RELAY",
+    "STOPPED",
+    "check",
+    "claim",
+    "info_of",
+    "pod",
+    "quantity",
+    "record",
+    "record_name",
+    "runs",
+    "selector",
+    "volume",
+]
+
+_DOMAIN = "ghost-mcp.dev"
+INSTANCE, ID, OWNER, NAME = (f"{_DOMAIN}/{word}" for word in ("instance", "id", "owner", "name"))
+POOL, MAKER = f"{_DOMAIN}/pool", f"{_DOMAIN}/maker"
+SPEC, CREATED, STOPPED = (f"{_DOMAIN}/{word}" for word in ("spec", "created-at", "stopped"))
+
+CAVE, COPIER = "cave", "runtime"  # the containers' names
+CAVE_UID = 1000
+COPIER_UID = 1001  # who owns the runtime: nobody in the cave is this user
+SOCKET = "/run/ghost/warden.sock"
+CREATION_S = 60  # a cave that nobody has configured by then ends
+LATER_S = 10  # the cluster's deadline comes after the warden's own
+POOL_S = 3600.0
+RUN_BYTES = 16 << 20
+SHM_BYTES = 256 << 20
+TMP = "/tmp"  # noqa: S108  (the cave's)
+
+RELAY = [*runtime.argv(), "--relay", SOCKET]
+# The loader is closed to readers, as everywhere: what runs by it cannot be looked into by its own user.
+_COPY = """
+import os, shutil
+for entry in os.scandir("/.ghost"):
+    (shutil.copytree if entry.is_dir() else shutil.copy)(entry.path, "/into/" + entry.name)
+os.chmod("/into/ld.so", 0o111)
+"""
+
+
+def check(spec: CaveSpec, settings: Settings) -> None:
+    """Refuse what a cave in a cluster cannot be. Raises InvalidArgument, Unsupported."""
+    if not spec.image:
+        raise InvalidArgument(
+            "a cave in a cluster needs an image",
+            hint="Name one that its nodes can have: image=debian:12.",
+        )
+    if any(part.isspace() or not part.isprintable() for part in spec.image):
+        raise InvalidArgument(f"not an image reference: {spec.image[:100]!r}")
+    if spec.workspace is not None or spec.mounts:
+        raise Unsupported(
+            "a cluster's nodes do not share folders with this machine", hint="Copy the files in."
+        )
+    if spec.limits.disk_bytes is not None and not spec.ephemeral and not settings.storage_enforced:
+        raise Unsupported(
+            "whether a storage class bounds its volumes is not known to Ghost",
+            hint="Where it does, set storage_enforced in the Kubernetes settings.",
+        )
+    if both := set(spec.secrets) & set(spec.env):
+        raise InvalidArgument(f"{min(both)} is given as a secret and as a plain variable")
+
+
+def record_name(full_name: str) -> str:
+    """The name of the object that a cave's full name is reserved by."""
+    return f"ghost-cave-{full_name.replace('/', '.')}"
+
+
+def selector(instance: str, **more: str) -> dict[str, str]:
+    """The query that finds our objects; ``more`` are further labels, by the last part of their names."""
+    labels = {INSTANCE: instance} | {f"{_DOMAIN}/{key}": value for key, value in more.items()}
+    return {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())}
+
+
+def record(
+    spec: CaveSpec, instance: str, created_at: float, owned_by: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """The object that says a cave is there, whatever runs of it. With ``owned_by`` it goes with that pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": record_name(spec.full_name),
+            "labels": _labels(spec, instance),
+            "annotations": {SPEC: json.dumps(spec.as_dict()), CREATED: repr(created_at)},
+            "ownerReferences": [owned_by] if owned_by else [],
+        },
+        "immutable": False,
+    }
+
+
+def volume(spec: CaveSpec, settings: Settings) -> dict[str, Any]:
+    """The claim of a cave that is kept."""
+    size = spec.limits.disk_bytes or settings.storage_bytes
+    asked: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(size)}},
+    }
+    if settings.storage_class is not None:
+        asked["storageClassName"] = settings.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": _volume_name(spec), "labels": _labels(spec, settings.instance)},
+        "spec": asked,
+    }
+
+
+def _volume_name(spec: CaveSpec) -> str:
+    return f"ghost-{spec.id}"
+
+
+def _labels(spec: CaveSpec, instance: str) -> dict[str, str]:
+    return {INSTANCE: instance, ID: spec.id, OWNER: spec.owner, NAME: spec.name}
+
+
+def pod(
+    spec: CaveSpec, settings: Settings, *, name: str, maker: str, pool: str = ""
+) -> dict[str, Any]:
+    """The pod of a cave: restricted in the sense of the Pod Security Standards, and without an identity.
+
+    ``maker`` is who watches over its start. With ``pool`` it waits to be claimed by somebody.
+    """
+    labels = {MAKER: maker, "app.kubernetes.io/managed-by": "ghost"}
+    if pool:
+        labels |= {INSTANCE: settings.instance, ID: spec.id, POOL: pool}
+    else:
+        labels |= _labels(spec, settings.instance)
+    deadline = POOL_S if pool else spec.timeout_s
+    made: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "hostname": "cave",
+        "terminationGracePeriodSeconds": 2,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": CAVE_UID,
+            "runAsGroup": CAVE_UID,
+            "fsGroup": CAVE_UID,
+            "seccompProfile": dict(settings.seccomp),
+        },
+        "initContainers": [_copier(settings)],
+        "containers": [_cave(spec, settings)],
+        "volumes": _volumes(spec, settings),
+        "nodeSelector": dict(settings.node_selector),
+        "tolerations": [dict(one) for one in settings.tolerations],
+        "imagePullSecrets": [{"name": one} for one in settings.pull_secrets],
+    }
+    if deadline is not None and not pool:
+        made["activeDeadlineSeconds"] = math.ceil(deadline) + LATER_S
+    if settings.runtime_class is not None:
+        made["runtimeClassName"] = settings.runtime_class
+    if settings.priority_class is not None:
+        made["priorityClassName"] = settings.priority_class
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": made,
+    }
+
+
+def claim(spec: CaveSpec, instance: str, maker: str, pool: str) -> list[dict[str, Any]]:
+    """The patch that makes a waiting pod a cave: the first to ask gets it, the test fails for all others."""
+    where = "/metadata/labels/"
+    new = {**_labels(spec, instance), MAKER: maker}
+    patch: list[dict[str, Any]] = [
+        {"op": "test", "path": where + _escaped(POOL), "value": pool},
+        {"op": "remove", "path": where + _escaped(POOL)},
+        *(
+            {"op": "add", "path": where + _escaped(key), "value": value}
+            for key, value in new.items()
+        ),
+    ]
+    if spec.timeout_s is not None:
+        patch.append(
+            {
+                "op": "add",
+                "path": "/spec/activeDeadlineSeconds",
+                "value": math.ceil(spec.timeout_s + POOL_S) + LATER_S,
+            }
+        )
+    return patch
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+_CLOSED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def _copier(settings: Settings) -> dict[str, Any]:
+    """Copies the warden's runtime to where the cave sees it, so that any image will do."""
+    return {
+        "name": COPIER,
+        "image": settings.runtime_image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": [*runtime.argv()[:-1], _COPY],
+        "securityContext": {**_CLOSED, "runAsUser": COPIER_UID, "runAsGroup": COPIER_UID},
+        "resources": {
+            "limits": {"cpu": "1", "memory": "128Mi", "ephemeral-storage": "64Mi"},
+            "requests": {"cpu": "10m", "memory": "32Mi"},
+        },
+        "volumeMounts": [{"name": "runtime", "mountPath": "/into"}],
+    }
+
+
+def _cave(spec: CaveSpec, settings: Settings) -> dict[str, Any]:
+    limits = spec.limits
+    most: dict[str, str] = {
+        "ephemeral-storage": str(limits.disk_bytes or settings.disk_default_bytes)
+    }
+    if limits.memory_bytes is not None:
+        most["memory"] = str(limits.memory_bytes)
+    if limits.cpus is not None:
+        most["cpu"] = f"{math.ceil(limits.cpus * 1000)}m"
+    return {
+        "name": CAVE,
+        "image": spec.image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": [
+            *runtime.argv(),
+            "--listen",
+            SOCKET,
+            "--from-outside",
+            "--lonely",
+            str(CREATION_S),
+        ],
+        "workingDir": "/",
+        "env": [
+            {"name": name, "value": value}
+            for name, value in (
+                ("HOME", "/home/cave"),
+                ("USER", "cave"),
+                ("LOGNAME", "cave"),
+                ("TMPDIR", TMP),
+            )
+        ],
+        "securityContext": dict(_CLOSED),
+        "resources": {"limits": most, "requests": _requests(settings.requests, most)},
+        "volumeMounts": [
+            {"name": "runtime", "mountPath": "/.ghost", "readOnly": True},
+            {"name": "files", "mountPath": "/workspace", "subPath": "workspace"},
+            {"name": "files", "mountPath": "/home/cave", "subPath": "home"},
+            {"name": "tmp", "mountPath": TMP},
+            {"name": "run", "mountPath": "/run/ghost"},
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  (the cave's)
+        ],
+    }
+
+
+def _requests(asked: Mapping[str, str], most: Mapping[str, str]) -> dict[str, str]:
+    """What the scheduler sets aside: never more than the limit, which the API refuses."""
+    return {
+        key: most[key] if key in most and quantity(most[key]) < quantity(value) else value
+        for key, value in asked.items()
+    }
+
+
+_SUFFIXES = {
+    "m": 1e-3,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+}
+
+
+def quantity(text: str) -> float:
+    """A number as the API writes it: ``64Mi``, ``50m``."""
+    for suffix, factor in _SUFFIXES.items():
+        if text.endswith(suffix):
+            return float(text.removesuffix(suffix)) * factor
+    return float(text)
+
+
+def _volumes(spec: CaveSpec, settings: Settings) -> list[dict[str, Any]]:
+    def memory(name: str, size: int) -> dict[str, Any]:
+        return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
+
+    files: dict[str, Any] = {"persistentVolumeClaim": {"claimName": _volume_name(spec)}}
+    if spec.ephemeral:
+        size = spec.limits.disk_bytes or settings.disk_default_bytes
+        files = {"emptyDir": {"sizeLimit": str(size)}}
+    return [
+        {"name": "runtime", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "files", **files},
+        memory("tmp", spec.limits.tmp_bytes),
+        memory("run", RUN_BYTES),
+        memory("shm", SHM_BYTES),
+    ]
+
+
+# --- back --------------------------------------------------------------------------------------------
+
+
+def runs(seen: Mapping[str, Any]) -> bool | None:
+    """Whether a pod's cave runs: None when it has not begun yet."""
+    status = seen.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed") or seen["metadata"].get("deletionTimestamp"):
+        return False
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        if "running" in state:
+            return True
+        if "terminated" in state:
+            return False
+    return None
+
+
+def info_of(
+    there: Mapping[str, Any], seen: Mapping[str, Any] | None, settings: Settings
+) -> CaveInfo | None:
+    """The cave of a record and of its pod, if there is one; None: it is being made, or removed."""
+    marks = there["metadata"]["annotations"]
+    spec = CaveSpec.from_dict(json.loads(marks[SPEC]))
+    running = None if seen is None else runs(seen)
+    if running:
+        state = State.RUNNING
+    elif seen is not None and running is None:
+        return None
+    else:
+        state = State.STOPPED if STOPPED in marks else State.ENDED
+    started = _started(seen) if running and seen else None
+    return CaveInfo(
+        spec=spec,
+        state=state,
+        created_at=float(marks[CREATED]),
+        deadline_at=started + spec.timeout_s if started and spec.timeout_s is not None else None,
+        assurance=_assurance(spec, settings),
+    )
+
+
+def _started(seen: Mapping[str, Any]) -> float | None:
+    for container in seen["status"].get("containerStatuses") or ():
+        at = ((container.get("state") or {}).get("running") or {}).get("startedAt")
+        if at:
+            return datetime.fromisoformat(at).timestamp()
+    return None
+
+
+def _assurance(spec: CaveSpec, settings: Settings) -> dict[str, Assurance]:
+    limits = spec.limits
+    unasked = (False, "no limit was asked for")
+    lines = {
+        "isolation": (
+            True,
+            "a pod of its own: no capabilities, a read-only system, no service account's token; "
+            + (
+                f"runtime class {settings.runtime_class}"
+                if settings.runtime_class
+                else "the node's kernel is shared"
+            ),
+        ),
+        "user": (False, f"user {CAVE_UID}, as in every cave of the cluster"),
+        "syscalls": (
+            settings.seccomp.get("type") in ("RuntimeDefault", "Localhost"),
+            f"seccomp profile {settings.seccomp.get('type')}",
+        ),
+        "network": _network(spec, settings),
+        "memory": unasked if limits.memory_bytes is None else (True, "the pod's cgroup"),
+        "cpu": unasked if limits.cpus is None else (True, "the pod's cgroup"),
+        "pids": (False, "a cluster bounds them for all pods alike: the kubelet's podPidsLimit"),
+        "tmp": (
+            False,
+            f"{TMP} is memory, bounded with it; its own size is up to the node's kubelet",
+        ),
+        "disk": _disk(spec, settings),
+        "lifetime": (True, "the cave's own PID 1 ends it; activeDeadlineSeconds stands behind"),
+    }
+    return {name: Assurance(enforced=enforced, how=how) for name, (enforced, how) in lines.items()}
+
+
+def _disk(spec: CaveSpec, settings: Settings) -> tuple[bool, str]:
+    if spec.ephemeral:
+        return False, "the kubelet ends a cave that stays above its limit"
+    if settings.storage_enforced:
+        return True, "the claim's size; that the storage class bounds it is the operator's word"
+    return False, "what the storage class provides for the claim"
+
+
+def _network(spec: CaveSpec, settings: Settings) -> tuple[bool, str]:
+    way = "no way out" if spec.network.mode == "none" else "no way out but Ghost's proxy, over TCP"
+    if settings.network_enforced:
+        return True, f"{way}: a NetworkPolicy; that the cluster enforces it is the operator's word"
+    return (
+        False,
+        f"{way}, where the cluster enforces NetworkPolicies: nothing tells whether it does",
+    )

@@ -1,0 +1,92 @@
+"""Caves in a real cluster keep the contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.cluster import Cluster
+from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.spec import CaveInfo
+from ghost_mcp.testing import BackendContract
+from ghost_mcp.warden import runtime
+from tests.contract.images import runtime_image
+
+NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
+
+
+@pytest.fixture(scope="session")
+def brought(engine: docker.APIClient, state_dir: Path) -> Iterator[str]:
+    """The warden's runtime as an image of the engine that the cluster's node uses."""
+    yield from runtime_image(engine, state_dir / "cache" / "kubernetes")
+
+
+@pytest.mark.kubernetes
+class TestKubernetes(BackendContract):
+    # The images here have no Python; the warden's own will do.
+    python = tuple(runtime.argv()[:-1])
+    can_pause = False
+    slowness = 3.0  # an exec takes 0.1 s here, and more on a busy machine
+    measures = frozenset()  # this cluster has no metrics
+    refused = (
+        {"image": "no-such-image:ever"},
+        {"image": "Not A Reference"},
+        {"workspace": "/tmp"},
+        {"mounts": {"/data": "/tmp"}},
+        {"env": {"KEY": "x"}, "secrets": ["KEY"]},
+    )
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, small_image: str, brought: str) -> None:
+        if "KUBECONFIG" not in os.environ:
+            pytest.skip("not run: KUBECONFIG names no cluster")
+        self._image = small_image
+        self.given = {
+            "namespace": NAMESPACE,
+            "instance": f"test-{secrets.token_hex(4)}",
+            "runtime_image": brought,
+            "pull_policy": "Never",
+        }
+
+    def make(self) -> Backend:
+        return KubernetesBackend(Settings.from_dict(self.given))
+
+    def settings(self) -> dict[str, Any]:
+        return {"image": self._image}
+
+    def elsewhere(self) -> str:
+        return (
+            "from ghost_mcp.backends.kubernetes.backend import KubernetesBackend\n"
+            "from ghost_mcp.backends.kubernetes.settings import Settings\n"
+            f"def make(): return KubernetesBackend(Settings.from_dict({self.given!r}))\n"
+        )
+
+    async def engine_shows(self, info: CaveInfo) -> str:
+        return json.dumps([await self.found(kind, info.id) for kind in KINDS])
+
+    async def leftovers(self, cave_id: str) -> list[str]:
+        found = [one for kind in KINDS for one in await self.found(kind, cave_id)]
+        # A claim goes once the kubelet has let go of its folder: that it is going is all that can be asked.
+        return [
+            one["metadata"]["name"] for one in found if not one["metadata"].get("deletionTimestamp")
+        ]
+
+    async def found(self, kind: str, cave_id: str) -> list[dict[str, Any]]:
+        cluster = await Cluster.open(Settings())
+        try:
+            path = f"/api/v1/namespaces/{NAMESPACE}/{kind}"
+            return await cluster.pages(path, {"labelSelector": f"ghost-mcp.dev/id={cave_id}"})
+        finally:
+            await cluster.aclose()
+
+
+KINDS = ("pods", "configmaps", "persistentvolumeclaims", "secrets")
