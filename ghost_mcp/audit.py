@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -125,6 +126,7 @@ def _cave(asked: Asked) -> str | None:
         return None
 
 
+@lru_cache(maxsize=4)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
