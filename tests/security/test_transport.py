@@ -7,15 +7,23 @@ import os
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
 import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.routing import Mount, Route
@@ -128,6 +136,36 @@ def test_t2_the_default_is_loopback(served: Served) -> None:
         if one.status == psutil.CONN_LISTEN
     ]
     assert listening == ["127.0.0.1"]
+
+
+def test_t2_tls(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, secret = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with serving("--tls-cert", str(cert), "--tls-key", str(secret)) as hub:
+        assert hub.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(cert))
+        url = hub.url.replace("127.0.0.1", "localhost")
+        answer = httpx2.get(
+            f"{url}/version", verify=trusted, headers={"Authorization": f"Bearer {hub.token}"}
+        )
+        assert answer.status_code == 200
+        entered = httpx2.get(f"{url}/?token={hub.token}", verify=trusted)
+        assert "secure" in entered.headers["set-cookie"].lower()
+    done = _serve("--tls-cert", str(cert), "--port", "0")
+    assert done.returncode == 2
+    done = _serve("--tls-cert", str(secret), "--tls-key", str(secret), "--port", "0")
+    assert (done.returncode, "certificate" in done.stderr) == (2, True)
 
 
 # --- T3 ------------------------------------------------------------------------------------------
