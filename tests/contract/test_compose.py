@@ -388,6 +388,9 @@ LOOSER: tuple[dict[str, Any], ...] = (
     {"dns": ["1.1.1.1"]},
     {"runtime": "other"},
     {"environment": {"X": "${HOME}"}},
+    {"environment": ["HOME"]},
+    {"image": "${IMAGE}"},
+    {"networks": {"default": {"aliases": ["db"]}}},
     {"networks": ["nowhere"]},
     {"depends_on": ["nobody"]},
 )
@@ -426,7 +429,6 @@ def test_side_services_keep_what_was_written() -> None:
     assert made["services"]["db"] == {**written, "labels": labels}
     assert made["services"]["cave"]["image"] == "i$$mage"
     assert made["networks"]["default"]["internal"] is True
-    compose.check(Project(file=made))
 
 
 def test_the_example_is_a_compose_file() -> None:

@@ -25,7 +25,7 @@ from ghost_mcp.backends.compose.janitor import Janitor
 from ghost_mcp.backends.compose.projects import NAME, SERVICE, Projects
 from ghost_mcp.backends.compose.tool import UP_S, Tool
 from ghost_mcp.backends.docker.backend import DockerBackend, Made
-from ghost_mcp.errors import BackendUnavailable, InvalidArgument
+from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.spec import CaveInfo, CaveSpec, Project
 
 if TYPE_CHECKING:
@@ -85,9 +85,10 @@ class ComposeBackend(DockerBackend):
     ) -> CaveInfo:
         project = spec.project or ALONE
         await anyio.to_thread.run_sync(compose.check, project)
-        spec = spec.with_(image=spec.image or compose.image(project))
-        if both := set(spec.secrets) & set(compose.environment(project)):
-            raise InvalidArgument(f"{min(both)} is given as a secret and as a plain variable")
+        spec = spec.with_(
+            image=spec.image or compose.image(project),
+            env={**compose.environment(project), **spec.env},
+        )
         if project.sides and (spec.ephemeral or spec.timeout_s or spec.idle_timeout_s):
             await self._janitor.watch(spec.id)
         return await super().create(spec, secrets=secrets)
@@ -166,11 +167,6 @@ class ComposeBackend(DockerBackend):
                     hint="Does the service come up by itself?",
                 )
             await anyio.sleep(PAUSE_S)
-
-    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
-        """Also with the variables that the file gives the cave's service."""
-        env = {**compose.environment(spec.project or ALONE), **spec.env}
-        return {**super().settings(spec, secrets), "env": env}
 
     # --- finding and changing --------------------------------------------------------------------
 

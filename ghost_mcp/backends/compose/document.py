@@ -69,18 +69,22 @@ def _validator() -> Any:
 
 def check(project: Project) -> None:
     """Refuse what is no compose file, and what would loosen the cave. Raises InvalidArgument, Unsupported."""
-    wrong = next(_validator().iter_errors(dict(project.file)), None)
+    _validate(project.file)
+    _check_cave(project)
+    for key in networks(project):
+        _check_network(project, key)
+    for name, service in project.sides.items():
+        _check_side(project, name, service)
+
+
+def _validate(file: Mapping[str, Any]) -> None:
+    wrong = next(_validator().iter_errors(dict(file)), None)
     if wrong is not None:
         where = ".".join(str(part) for part in wrong.absolute_path) or "the file"
         raise InvalidArgument(
             f"not a compose file: {where}: {wrong.message[:200]}",
             hint="See https://github.com/compose-spec/compose-spec/blob/main/spec.md",
         )
-    _check_cave(project)
-    for key in networks(project):
-        _check_network(project, key)
-    for name, service in project.sides.items():
-        _check_side(project, name, service)
 
 
 def _check_cave(project: Project) -> None:
@@ -90,7 +94,17 @@ def _check_cave(project: Project) -> None:
                 f"service {project.service}: {key} would loosen the cave, or cannot be in one",
                 hint="Take it out, or give the cave another service: --service NAME.",
             )
-    for text in (image(project) or "", *environment(project).values()):
+    for name, value in _variables(project).items():
+        if value is None:
+            raise InvalidArgument(
+                f"service {project.service}: {name} has no value", hint=f"Use --env {name}."
+            )
+    joined = _cave(project).get("networks")
+    if isinstance(joined, Mapping) and any(joined.values()):
+        raise InvalidArgument(
+            f"service {project.service}: a cave has no address or alias of its own in a network"
+        )
+    for text in (image(project) or "", *map(_text, _variables(project).values())):
         if "$" in text.replace("$$", ""):
             raise InvalidArgument(
                 f"service {project.service}: nothing is put in for {text[:64]!r} in a cave",
@@ -148,11 +162,16 @@ def image(project: Project) -> str | None:
 
 def environment(project: Project) -> dict[str, str]:
     """The variables that the file gives the cave's service."""
+    texts = {name: _text(value) for name, value in _variables(project).items()}
+    return {name: text.replace("$$", "$") for name, text in texts.items()}
+
+
+def _variables(project: Project) -> dict[str, Any]:
     given = _cave(project).get("environment") or {}
-    if not isinstance(given, Mapping):
-        given = dict(line.split("=", 1) for line in given if "=" in line)
-    texts = {name: _text(value) for name, value in given.items() if value is not None}
-    return {name: text.replace("$$", "$") if "$" in text else text for name, text in texts.items()}
+    if isinstance(given, Mapping):
+        return dict(given)
+    pairs = (line.partition("=") for line in given)
+    return {name: value if equals else None for name, equals, value in pairs}
 
 
 def _text(value: Any) -> str:
@@ -196,6 +215,7 @@ def document(spec: CaveSpec, project: Project, instance: str) -> dict[str, Any]:
     }
     if volumes := project.file.get("volumes"):
         made["volumes"] = {key: _labelled(one or {}, labels) for key, one in volumes.items()}
+    _validate(made)
     return made
 
 
