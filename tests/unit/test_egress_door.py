@@ -122,3 +122,11 @@ def test_the_longest_attached_serves_and_the_next_takes_over(
     assert text(running) == b"second"
     second.close()
     assert b"503" in opened.run(f"{ASK} cat <&3")[1]
+
+
+def test_serving_a_cave_does_not_keep_it_from_being_idle(warden: Client) -> None:
+    warden.call("configure", egress=True, idle_s=0.5)
+    attach(warden)
+    with pytest.raises(ConnectionError):
+        while True:
+            warden.read()
