@@ -32,6 +32,7 @@ FILES = 8
 _NAME = "calls.jsonl"
 _KEY_BYTES = 32
 _POLL_S = 0.2
+_LOCK_TRIES = 20
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _encode = json.JSONEncoder(
     ensure_ascii=True, sort_keys=True, separators=(",", ":"), default=str
@@ -193,10 +194,10 @@ class Files:
         self._inode = os.fstat(self._fd).st_ino
 
     def _rotate(self, more: int) -> None:
-        """Set the full file aside, unless another process is at it: it may grow a little meanwhile."""
+        """Set the full file aside, unless another process is at it for long: then it grows a little more."""
         lock = os.open(os.path.join(self._folder, "lock"), os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
             if os.stat(self._path).st_size + more > self._max_file_bytes:
                 for number in range(self._files - 1, 0, -1):
                     with suppress(FileNotFoundError):
@@ -205,6 +206,15 @@ class Files:
             pass
         finally:
             os.close(lock)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock, which is held for some renames. Raises BlockingIOError after _LOCK_TRIES milliseconds."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.001)
+    raise BlockingIOError
 
 
 def _aside(path: str, number: int) -> str:

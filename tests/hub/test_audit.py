@@ -160,7 +160,9 @@ def test_the_files_are_bounded(folder: Path) -> None:
     write_together(folder, count=1500, size=5_000, files=3)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert set(sizes) == {"key", "lock", "calls.jsonl", "calls.jsonl.1", "calls.jsonl.2"}
-    assert max(sizes.values()) < 6_000
+    assert (
+        max(sizes.values()) < 20_000
+    )  # of 130,000; a process that sets a file aside may be held up
 
 
 def test_following_goes_on_over_a_file_that_is_set_aside(folder: Path) -> None:
