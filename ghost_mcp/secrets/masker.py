@@ -177,11 +177,13 @@ class _Index:
         least = min(map(len, long), default=_LEAST_INDEXED)
         self._step = (least - WORD + 1) // WORD
         self._places: dict[int, list[tuple[bytes, int]]] = {}
+        reach = WORD * self._step
         for needle in long:
-            words = memoryview(needle)
-            for at in range(WORD * self._step):
-                word = words[at : at + WORD].cast("I")[0]
-                self._places.setdefault(word, []).append((needle, at))
+            for start in range(WORD):
+                whole = (len(needle) - start) // WORD * WORD
+                words = memoryview(needle)[start : start + whole].cast("I").tolist()
+                for at, word in zip(range(start, reach, WORD), words, strict=False):
+                    self._places.setdefault(word, []).append((needle, at))
         self._words = frozenset(self._places)
         self._heads: dict[bytes, list[bytes]] = {}
         self._tails: dict[bytes, list[bytes]] = {}
