@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import secrets
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import docker
 
-__all__ = ["empty", "imported", "small"]
+__all__ = ["empty", "imported", "roomy", "small"]
 
 PROGRAMS = (
     *("sh", "bash", "cat", "echo", "env", "head", "id", "ls", "printf", "pwd"),
@@ -23,13 +24,74 @@ PROGRAMS = (
 )
 
 
+MORE = (
+    *(
+        "chmod",
+        "cp",
+        "dd",
+        "du",
+        "grep",
+        "kill",
+        "ln",
+        "mkdir",
+        "mkfifo",
+        "mv",
+        "nohup",
+        "od",
+        "python3",
+        "rm",
+        "sed",
+    ),
+    *(
+        "seq",
+        "sort",
+        "stat",
+        "tail",
+        "tar",
+        "touch",
+        "tr",
+        "truncate",
+        "uname",
+        "wc",
+        "whoami",
+        "yes",
+    ),
+)
+
+
+def roomy(engine: docker.APIClient) -> Iterator[str]:
+    """What tests of walls use: a shell, the distribution's Python with its library, more of coreutils."""
+    files = _programs(PROGRAMS + MORE)
+    library = Path(os.path.realpath("/usr/bin/python3").replace("/bin/", "/lib/"))
+    parts = [path for path in library.rglob("*") if path.is_file() and _wanted(path)]
+    files |= {path: path for path in parts}
+    files |= _libraries([path for path in parts if path.suffix == ".so"])
+    with imported(engine, files) as name:
+        yield name
+
+
+def _wanted(path: Path) -> bool:
+    return not {"test", "dist-packages", "idlelib", "lib2to3"} & set(path.parts)
+
+
+def _programs(names: Sequence[str]) -> dict[Path, Path]:
+    paths = [Path(shutil.which(name, path="/usr/bin:/bin") or "") for name in names]
+    files = {Path("/bin", path.name): Path(os.path.realpath(path)) for path in paths}
+    return files | _libraries(list(files.values()))
+
+
+def _libraries(binaries: Sequence[Path]) -> dict[Path, Path]:
+    found = {}
+    for binary in binaries:
+        listed = subprocess.run(["ldd", binary], check=False, capture_output=True, text=True)
+        for library in re.findall(r"(/\S+) \(0x", listed.stdout):
+            found[Path(library)] = Path(library)
+    return found
+
+
 def small(engine: docker.APIClient) -> Iterator[str]:
     """A shell and coreutils of this machine with their libraries, and nothing else: no Python, no /etc."""
-    files = {Path("/bin", name): Path(shutil.which(name) or "") for name in PROGRAMS}
-    for program in list(files.values()):
-        listed = subprocess.run(["ldd", program], capture_output=True, check=True, text=True)
-        for library in re.findall(r"(/\S+) \(0x", listed.stdout):
-            files[Path(library)] = Path(library)
+    files = _programs(PROGRAMS)
     with imported(engine, files) as name:
         yield name
 

@@ -1,6 +1,7 @@
 # Turns policy.toml into the filters that the package ships. Run by hand after a change of the policy;
 # tests/unit/test_seccomp.py compiles it again and compares.
-"""``generate.py [FOLDER]``: write ``<architecture>.bpf`` for each architecture into FOLDER.
+"""``generate.py [FOLDER]``: write ``<architecture>.bpf`` for each architecture, and ``seccomp.json`` in the form that
+container engines take, into FOLDER (without one: to where the package has them).
 
 Needs libseccomp and its Python binding: Debian's python3-seccomp, or pyseccomp from PyPI.
 """
@@ -8,6 +9,7 @@ Needs libseccomp and its Python binding: Debian's python3-seccomp, or pyseccomp 
 from __future__ import annotations
 
 import errno
+import json
 import struct
 import sys
 import tempfile
@@ -22,7 +24,8 @@ except ImportError:
     import pyseccomp as seccomp
 
 HERE = Path(__file__).resolve().parent
-FILTERS = HERE.parent.parent / "ghost_mcp" / "backends" / "local" / "filters"
+BACKENDS = HERE.parent.parent / "ghost_mcp" / "backends"
+FILTERS, PROFILE = BACKENDS / "local" / "filters", BACKENDS / "docker"
 
 X32_BIT = 0x40000000
 WIDEST_GAP = 64
@@ -36,6 +39,9 @@ def main() -> None:
     policy = tomllib.loads((HERE / "policy.toml").read_text(encoding="utf-8"))
     for machine in policy["architectures"]:
         (target / f"{machine}.bpf").write_bytes(compile_filter(policy, machine))
+    profile = target if len(sys.argv) > 1 else PROFILE
+    text = json.dumps(engine_profile(policy), indent=1) + "\n"
+    (profile / "seccomp.json").write_text(text, encoding="utf-8")
 
 
 def compile_filter(policy: dict[str, Any], machine: str) -> bytes:
@@ -78,6 +84,52 @@ def comparisons(rule: dict[str, Any]) -> list[tuple[int, Any]]:
                 (action, seccomp.Arg(index, seccomp.EQ, value)) for value in range(low + 1, high)
             ]
         found.append((action, seccomp.Arg(index, seccomp.GT, only[-1])))
+    return found
+
+
+def engine_profile(policy: dict[str, Any]) -> dict[str, Any]:
+    """The policy as an engine's profile. It has no word for calls by number: unknown ones are not refused.
+
+    An engine adds each entry as a rule of its own. An architecture that is not named (i386, x32) is killed.
+    """
+    entries = [
+        {
+            "names": rule["syscalls"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": getattr(errno, rule["errno"]),
+        }
+        for rule in policy["deny"]
+    ]
+    for rule in policy["argument"]:
+        entries += [
+            {
+                "names": [rule["syscall"]],
+                "action": "SCMP_ACT_ERRNO",
+                "errnoRet": getattr(errno, rule["errno"]),
+                "args": [{"index": rule["index"], "op": f"SCMP_CMP_{op}", **values}],
+            }
+            for op, values in engine_comparisons(rule)
+        ]
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": [
+            {"architecture": f"SCMP_ARCH_{machine.upper()}", "subArchitectures": []}
+            for machine in policy["architectures"]
+        ],
+        "syscalls": entries,
+    }
+
+
+def engine_comparisons(rule: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    """As comparisons(). For MASKED_EQ ``value`` is the mask."""
+    masked = [(bit, bit) for bit in rule.get("has_bit", [])]
+    masked += [(0xFFFFFFFF, value) for value in rule.get("low32", [])]
+    found = [("MASKED_EQ", {"value": mask, "valueTwo": value}) for mask, value in masked]
+    only = sorted(rule.get("only", []))
+    if only:
+        between = [value for low, high in pairwise(only) for value in range(low + 1, high)]
+        found += [("LT", {"value": only[0]}), ("GT", {"value": only[-1]})]
+        found += [("EQ", {"value": value}) for value in between]
     return found
 
 

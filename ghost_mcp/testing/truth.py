@@ -112,6 +112,7 @@ class Truth(Basis):
 
     async def test_tmp_when_called_enforced_is_bounded(self) -> None:
         async with self.cave(limits={"tmp_bytes": 4 * MIB}) as cave:
+            assert (await cave.exec('echo x >"$TMPDIR/x"')).exit_code == 0
             filled = await cave.exec('head -c 16777216 /dev/zero >"$TMPDIR/full"')
             assert not (filled.exit_code == 0 and cave.info.assurance["tmp"].enforced)
 

@@ -37,7 +37,7 @@ for path in ("/new", "/bin/new", "/.ghost/new", "/etc/new", "/proc/sys/kernel/co
         print("opened", path)
     except OSError:
         pass
-print(sorted(name for _, name in socket.if_nameindex()))
+print([line.split(":")[0].strip() for line in open("/proc/net/dev").read().splitlines()[2:]])
 client = socket.socket(socket.AF_UNIX)
 client.connect("/run/ghost/warden.sock")
 print(client.recv(100))

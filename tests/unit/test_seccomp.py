@@ -91,8 +91,11 @@ def test_the_shipped_filters_are_what_the_policy_compiles_to(tmp_path: Path) -> 
     if python is None:
         pytest.skip("not run: neither python3-seccomp nor pyseccomp is here")
     subprocess.run([python, str(GENERATOR), str(tmp_path)], check=True, capture_output=True)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == MACHINES
-    for path in tmp_path.iterdir():
+    profile = ROOT / "ghost_mcp" / "backends" / "docker" / "seccomp.json"
+    assert (tmp_path / profile.name).read_text() == profile.read_text()
+    filters = sorted(tmp_path.glob("*.bpf"))
+    assert [path.stem for path in filters] == MACHINES
+    for path in filters:
         assert filter_bytes(path.stem) == path.read_bytes()
 
 

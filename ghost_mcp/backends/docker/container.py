@@ -11,18 +11,18 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
 from docker.types import LogConfig, Mount
 
 from ghost_mcp.backends.base import network_line
+from ghost_mcp.backends.local.etc import ENVIRONMENT, NODE_PRELOAD
 from ghost_mcp.errors import InvalidArgument, Unsupported
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
 from ghost_mcp.warden import runtime
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "ID",
@@ -119,7 +119,13 @@ def config(spec: CaveSpec, instance: str, *, pool: bool = False) -> dict[str, An
         "working_dir": "/",
         "stop_signal": "SIGTERM",
         "healthcheck": {"test": ["NONE"]},
-        "environment": {"HOME": "/home/cave", "USER": "cave", "LOGNAME": "cave", "TMPDIR": TMP},
+        "environment": {
+            "HOME": "/home/cave",
+            "USER": "cave",
+            "LOGNAME": "cave",
+            "TMPDIR": TMP,
+            **ENVIRONMENT,
+        },
     }
 
 
@@ -140,12 +146,13 @@ def walls(spec: CaveSpec, runtime_volume: str, instance: str) -> dict[str, Any]:
         ],
         "tmpfs": {
             TMP: f"{tmpfs},size={limits.tmp_bytes},mode=1777",
+            f"/var{TMP}": f"{tmpfs},size={limits.tmp_bytes},mode=1777",
             "/run/ghost": f"{tmpfs},size={RUN_BYTES},mode=0711,uid={CAVE_UID},gid={CAVE_UID}",
         },
         "shm_size": SHM_BYTES,
         "read_only": True,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", f"seccomp={_filter()}"],
         "network_mode": "bridge" if spec.network.mode == "open" else "none",
         "ipc_mode": "private",
         "pids_limit": limits.pids,
@@ -156,6 +163,13 @@ def walls(spec: CaveSpec, runtime_volume: str, instance: str) -> dict[str, Any]:
             type=LogConfig.types.JSON, config={"max-size": "8m", "max-file": "2"}
         ),
     }
+
+
+@cache
+def _filter() -> str:
+    """What programs may not ask of the kernel: see configs/seccomp/policy.toml."""
+    text = Path(__file__).with_name("seccomp.json").read_text(encoding="utf-8")
+    return json.dumps(json.loads(text), separators=(",", ":"))
 
 
 def _folders(spec: CaveSpec, instance: str) -> list[Mount]:
@@ -261,12 +275,18 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
         ),
         "syscalls": (
             seccomp,
-            "the engine's seccomp filter" if seccomp else "the engine has no seccomp filter",
+            "seccomp filter; no nested user namespaces"
+            if seccomp
+            else "the engine has no seccomp filter",
         ),
         "network": _network(spec),
-        "tmp": (True, f"{TMP} is a tmpfs of {spec.limits.tmp_bytes} bytes"),
+        "tmp": (True, f"{TMP} and /var{TMP} are tmpfs of {spec.limits.tmp_bytes} bytes each"),
         "disk": (False, "this engine's volumes have no limit of size"),
         "lifetime": (True, "the cave's own PID 1 ends it"),
+        "browser": (
+            False,
+            "Chromium runs without its own sandbox here: the cave around it is the barrier",
+        ),
         **_limits(spec, about),
         **({"services": SERVICES} if spec.project is not None and spec.project.sides else {}),
     }
@@ -327,11 +347,18 @@ def dressing(accounts: Mapping[str, bytes]) -> bytes:
     }
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in OWN.values():
+        # A tmpfs takes the mode of the folder below it.
+        folders = {TMP: (0o1777, 0), f"/var{TMP}": (0o1777, 0)}
+        folders |= dict.fromkeys(OWN.values(), (0o700, CAVE_UID))
+        for path, (mode, owner) in folders.items():
             entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o700
-            entry.uid = entry.gid = CAVE_UID
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            entry.uid = entry.gid = owner
             archive.addfile(entry)
+        preload = NODE_PRELOAD.encode()
+        entry = tarfile.TarInfo("etc/ghost/node.cjs")
+        entry.mode, entry.size = 0o644, len(preload)
+        archive.addfile(entry, io.BytesIO(preload))
         for name, line in entries.items():
             there = accounts.get(name, b"")
             if any(one.split(b":")[2:3] == [b"%d" % CAVE_UID] for one in there.splitlines()):

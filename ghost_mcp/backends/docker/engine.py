@@ -101,8 +101,13 @@ class Engine:
 
     async def ask(self, act: Callable[[docker.APIClient], T]) -> T:
         """One conversation. A cancelled one is waited for, so that what it made is known."""
+
+        def run() -> T:
+            self._address.probe()
+            return act(self._client)
+
         with map_errors():
-            return await anyio.to_thread.run_sync(act, self._client, limiter=self._threads)
+            return await anyio.to_thread.run_sync(run, limiter=self._threads)
 
     async def upgrade(self, path: str, body: Mapping[str, Any] | None = None) -> Upgraded:
         """POST to ``path``; the connection then belongs to the caller. Raises as the answer's status says."""
@@ -160,9 +165,20 @@ def _client(address: Address) -> docker.APIClient:
     if address.url.startswith(SSH):
         raise Unsupported("this needs an engine on this machine, or one reached by tcp")
     address.probe()
-    return docker.APIClient(
+    return _Client(
         **address.kwargs, version="auto", timeout=CALL_S, max_pool_size=POOL, num_pools=POOL
     )
+
+
+class _Client(docker.APIClient):
+    """The SDK's, with the authority that was given for the engine. The library below would take one that the
+    environment names for the web instead."""
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        verify = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 
 def _check(about: Mapping[str, Any]) -> None:

@@ -9,19 +9,17 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from docker.errors import ImageNotFound, NotFound
-from docker.utils import parse_repository_tag
 
 from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
 from ghost_mcp.warden import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import docker
@@ -32,7 +30,7 @@ __all__ = ["DRESSED", "Images"]
 
 DRESSED = "ghost.dressed"  # a dressed image's label: the id of the image below
 REPOSITORY = "ghost-dressed"
-FORMAT = "1"  # of what is laid over
+FORMAT = "3"  # of what is laid over
 MAKING_S = 60.0
 PAUSE_S = 0.05
 ACCOUNT_BYTES = 256 << 10
@@ -54,7 +52,7 @@ class Images:
         except (CaveNotFound, InvalidArgument) as exc:
             raise InvalidArgument(
                 f"the engine has no image {image[:200]}",
-                hint=f"Get it first: ghost image pull {image[:200]}",
+                hint=f"Get it first: docker pull {image[:200]}",
             ) from exc
         return str(found["Id"])
 
@@ -167,30 +165,6 @@ class Images:
             return images, [one for one in volumes if one != self._runtime]
 
         return await self._engine.ask(look)
-
-    async def pull(self, image: str, progress: Callable[[str, int, int], None]) -> str:
-        """Fetch an image; returns its id. ``progress`` hears what is done, and of how many bytes how many.
-
-        Raises InvalidArgument when there is none of that name, BackendUnavailable when no registry answers.
-        """
-        repository, tag = parse_repository_tag(image)
-        tag = tag or "latest"
-
-        def pull(engine: docker.APIClient) -> None:
-            layers: dict[str, tuple[int, int]] = {}
-            for line in engine.pull(repository, tag, stream=True, decode=True):
-                if "error" in line:
-                    raise InvalidArgument(f"cannot get {image[:200]}: {line['error'][:300]}")
-                told: Any = line.get("progressDetail") or {}
-                if told.get("total"):
-                    layers[line["id"]] = (told.get("current", 0), told["total"])
-                done, whole = (
-                    (sum(part) for part in zip(*layers.values(), strict=True)) if layers else (0, 0)
-                )
-                progress(str(line.get("status", ""))[:200], done, whole)
-
-        await self._engine.ask(pull)
-        return await self.known(image)
 
 
 def _tagged(plain: str) -> str:
