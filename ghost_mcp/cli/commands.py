@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 LANGUAGES = ("python", "bash", "javascript")
-IMAGE_ACTIONS = ("build", "list")
+IMAGE_ACTIONS = ("build", "list", "pull")
 SHELLS = ("bash", "zsh", "fish")
 ACTIONS = ("set", "list", "rm", "rotate")
 MCP_CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode", "codex")
@@ -361,9 +361,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "image": Command(
         "image:run",
-        "build Ghost's own container images, or list them",
-        Argument("action", metavar="ACTION", choices=IMAGE_ACTIONS, help="build or list"),
-        Argument("names", metavar="IMAGE", nargs="*", help="runtime, slim, desktop, full"),
+        "build Ghost's own container images, list them, or get others into the engine",
+        Argument("action", metavar="ACTION", choices=IMAGE_ACTIONS, help="build, list or pull"),
+        Argument(
+            "names",
+            metavar="IMAGE",
+            nargs="*",
+            help="to build: runtime, slim, desktop, full; to pull: any reference",
+        ),
         Argument(
             "--base",
             metavar="IMAGE",

@@ -1,5 +1,5 @@
 # Ghost's own container images, for people.
-"""``ghost image``: ``build`` and ``list``."""
+"""``ghost image``: ``build``, ``list``, ``pull``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ghost_mcp.reply import size_text
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
 
     from ghost_mcp.cli.output import Output
     from ghost_mcp.images import Image
@@ -25,13 +26,53 @@ __all__ = ["run"]
 
 def run(options: argparse.Namespace, out: Output) -> int:
     if options.action == "build":
-        found = anyio.run(_build, options, out)
-    elif options.names or options.base or options.fresh or options.sbom:
-        raise InvalidArgument("ghost image list takes no names and no options of a build")
-    else:
-        found = anyio.run(images.listed)
-    _show(found, out)
+        _show(anyio.run(_build, options, out), out)
+        return 0
+    if options.base or options.fresh or options.sbom:
+        raise InvalidArgument(
+            f"--base, --fresh and --sbom are not for ghost image {options.action}"
+        )
+    if options.action == "pull":
+        pulled = anyio.run(_pull, options.names, out)
+        out.document(pulled) if out.json else None
+        return 0
+    if options.names:
+        raise InvalidArgument("ghost image list takes no names")
+    _show(anyio.run(images.listed), out)
     return 0
+
+
+async def _pull(references: Sequence[str], out: Output) -> dict[str, str]:
+    """Get images from where they are published; returns their ids."""
+    from ghost_mcp.backends.docker.engine import Engine
+    from ghost_mcp.backends.docker.images import Images
+
+    if not references:
+        raise InvalidArgument("which image?", hint="For example: ghost image pull debian:12")
+    engine = await Engine.open()
+    try:
+        pulled = {}
+        for reference in references:
+            told = _tenths(reference, out)
+            pulled[reference] = await Images(engine, Path()).pull(reference, told)
+            out.line(f"pulled {reference}")
+        return pulled
+    finally:
+        await engine.aclose()
+
+
+def _tenths(reference: str, out: Output) -> Callable[[str, int, int], None]:
+    """Says how much is there, at each tenth."""
+    last = 0
+
+    def told(status: str, done: int, whole: int) -> None:
+        nonlocal last
+        tenth = 10 * done // whole if whole else 0
+        if tenth > last:
+            last = tenth
+            out.note(f"{reference}: {tenth * 10} % of {size_text(whole)}")
+
+    return told
 
 
 async def _build(options: argparse.Namespace, out: Output) -> tuple[Image, ...]:

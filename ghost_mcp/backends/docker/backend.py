@@ -80,7 +80,8 @@ class DockerBackend(Backend):
 
     ``image`` is for specs that name none (else $GHOST_IMAGE). Backends of different ``instance`` (else
     $GHOST_INSTANCE) do not see each other's caves. ``cache`` is a folder for the runtime on its way into the
-    engine.
+    engine. ``runtime_image`` (else $GHOST_RUNTIME_IMAGE) brings the warden's runtime, where none can be made for the
+    engine: on another system than Linux, or for another machine.
     """
 
     name = "docker"
@@ -95,7 +96,9 @@ class DockerBackend(Backend):
         image: str | None = None,
         instance: str | None = None,
         cache: Path | None = None,
+        runtime_image: str | None = None,
     ) -> None:
+        self._runtime_image = runtime_image or os.environ.get("GHOST_RUNTIME_IMAGE")
         self._image = image or os.environ.get("GHOST_IMAGE")
         self._instance = (instance or os.environ.get("GHOST_INSTANCE") or "default") + self._kind
         self._cache = cache or Path(state_folder(), "cache", "docker")
@@ -108,7 +111,7 @@ class DockerBackend(Backend):
 
     async def __aenter__(self) -> Self:
         engine = await Engine.open()
-        self._opened = engine, Images(engine, self._cache)
+        self._opened = engine, Images(engine, self._cache, self._runtime_image)
         return self
 
     async def __aexit__(

@@ -43,6 +43,7 @@ __all__ = [
     "info_of",
     "pack_runtime",
     "record",
+    "repack_runtime",
     "stage_name",
     "walls",
 ]
@@ -390,5 +391,23 @@ def pack_runtime(folder: Path) -> bytes:
                     archive.addfile(entry, file)
             else:
                 archive.addfile(entry)
+        archive.addfile(tarfile.TarInfo(f"runtime/{MARKER}"))
+    return packed.getvalue()
+
+
+def repack_runtime(brought: bytes) -> bytes:
+    """The same archive from that of an image's /.ghost."""
+    packed = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(brought)) as source,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for entry in source:
+            entry.name = f"runtime{entry.name.removeprefix('.ghost')}"
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            if entry.name == "runtime/ld.so":
+                entry.mode = 0o111
+            archive.addfile(entry, source.extractfile(entry) if entry.isfile() else None)
         archive.addfile(tarfile.TarInfo(f"runtime/{MARKER}"))
     return packed.getvalue()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["Engine", "Upgraded", "map_errors", "open_client"]
+__all__ = ["Engine", "Upgraded", "map_errors", "open_client", "require_same_machine"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,6 @@ class Engine:
                 client = _client(address)
                 try:
                     about: Mapping[str, Any] = client.info()
-                    _check(about)
                     return cls(client, address, about, tunnel)
                 except BaseException:
                     client.close()
@@ -181,13 +180,16 @@ class _Client(docker.APIClient):
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 
-def _check(about: Mapping[str, Any]) -> None:
+def require_same_machine(about: Mapping[str, Any]) -> None:
+    """Raises Unsupported when what is made here does not run on the engine."""
     there, here = (
         _MACHINES.get(name, name) for name in (about["Architecture"], platform.machine())
     )
     if there != here:
         raise Unsupported(
-            f"the engine runs on {there}, and the runtime that is made here on {here}"
+            f"the engine runs on {there}, and the runtime that is made here on {here}",
+            hint="Let the engine make one: ghost image build runtime, then set "
+            "GHOST_RUNTIME_IMAGE=ghost-runtime:latest",
         )
 
 

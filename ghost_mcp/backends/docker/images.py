@@ -16,6 +16,7 @@ import anyio.to_thread
 from docker.errors import ImageNotFound, NotFound
 
 from ghost_mcp.backends.docker import container as made_of
+from ghost_mcp.backends.docker.engine import require_same_machine
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
 from ghost_mcp.warden import runtime
 
@@ -39,8 +40,9 @@ ACCOUNT_BYTES = 256 << 10
 class Images:
     """The images and the runtime of one engine. What was found once is not asked for again."""
 
-    def __init__(self, engine: Engine, cache: Path) -> None:
+    def __init__(self, engine: Engine, cache: Path, runtime_image: str | None = None) -> None:
         self._engine = engine
+        self._runtime_image = runtime_image
         self._cache = cache
         self._runtime = ""  # the volume's name, once it is known to be whole
         self._dressed: dict[str, str] = {}
@@ -133,15 +135,23 @@ class Images:
         """The name of the volume with the warden's runtime, whole. ``image`` is any that the engine has."""
         if self._runtime:
             return self._runtime
-        await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
-        folder = await anyio.to_thread.run_sync(runtime.build_runtime, self._cache)
-        volume, place = f"ghost-{folder.name}", "/fill/runtime"
+        if self._runtime_image is None:
+            require_same_machine(self._engine.about)
+            await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
+            folder = await anyio.to_thread.run_sync(runtime.build_runtime, self._cache)
+            volume = f"ghost-{folder.name}"
+            pack = partial(anyio.to_thread.run_sync, made_of.pack_runtime, folder)
+        else:
+            image = self._runtime_image
+            volume = f"ghost-runtime-{(await self.known(image)).removeprefix('sha256:')[:16]}"
+            pack = partial(self._engine.ask, partial(_brought, image=image))
+        place = "/fill/runtime"
         async with self._workshop(f"{volume}-filling", image, {place: volume}, {}) as workshop:
             try:
                 marker = f"{place}/{made_of.MARKER}"
                 await self._engine.ask(lambda engine: engine.get_archive(workshop, marker))
             except CaveNotFound:
-                packed = await anyio.to_thread.run_sync(made_of.pack_runtime, folder)
+                packed = await pack()
                 await self._engine.ask(lambda e: e.put_archive(workshop, "/fill", packed))
         self._runtime = volume
         return volume
@@ -165,6 +175,15 @@ class Images:
             return images, [one for one in volumes if one != self._runtime]
 
         return await self._engine.ask(look)
+
+
+def _brought(engine: docker.APIClient, image: str) -> bytes:
+    """The runtime that an image holds, as an archive for a volume."""
+    made = engine.create_container(image, ["none"])
+    try:
+        return made_of.repack_runtime(b"".join(engine.get_archive(made, "/.ghost")[0]))
+    finally:
+        engine.remove_container(made)
 
 
 def _tagged(plain: str) -> str:
