@@ -56,7 +56,8 @@ end
 function serve()
     count = 0
     while !eof(ASKED)
-        code = String(read(ASKED, ltoh(read(ASKED, UInt64))))
+        size = ltoh(read(ASKED, UInt64))
+        code = String(read!(ASKED, Vector{UInt8}(undef, size)))  # read() would wait for what follows
         count += 1
         try
             run(code, "In[$count]")
