@@ -34,7 +34,8 @@ def run(options: argparse.Namespace, out: Output) -> int:
         )
     if options.action == "pull":
         pulled = anyio.run(_pull, options.names, out)
-        out.document(pulled) if out.json else None
+        if out.json:
+            out.document(pulled)
         return 0
     if options.names:
         raise InvalidArgument("ghost image list takes no names")
@@ -44,28 +45,20 @@ def run(options: argparse.Namespace, out: Output) -> int:
 
 async def _pull(references: Sequence[str], out: Output) -> dict[str, str]:
     """Get images from where they are published; returns their ids."""
-    from ghost_mcp.backends.docker.engine import Engine
-    from ghost_mcp.backends.docker.images import Images
-
     if not references:
         raise InvalidArgument("which image?", hint="For example: ghost image pull debian:12")
-    engine = await Engine.open()
-    try:
-        pulled = {}
-        for reference in references:
-            told = _tenths(reference, out)
-            pulled[reference] = await Images(engine, Path()).pull(reference, told)
-            out.line(f"pulled {reference}")
-        return pulled
-    finally:
-        await engine.aclose()
+    pulled = {}
+    for reference in references:
+        pulled[reference] = await images.pull(reference, _tenths(reference, out))
+        out.line(f"pulled {reference}")
+    return pulled
 
 
-def _tenths(reference: str, out: Output) -> Callable[[str, int, int], None]:
+def _tenths(reference: str, out: Output) -> Callable[[int, int], None]:
     """Says how much is there, at each tenth."""
     last = 0
 
-    def told(status: str, done: int, whole: int) -> None:
+    def told(done: int, whole: int) -> None:
         nonlocal last
         tenth = 10 * done // whole if whole else 0
         if tenth > last:

@@ -248,6 +248,12 @@ def test_where_no_registry_is_reachable_the_way_out_is_said(engine: docker.APICl
     assert "--base ghost-base" in done.stderr
 
 
+def test_an_image_that_nobody_publishes_is_not_pulled(engine: docker.APIClient) -> None:
+    assert "registry.invalid" in cli("image", "pull", "registry.invalid/none:1", code=10).stderr
+    cli("image", "pull", code=2)
+    cli("image", "pull", "debian", "--fresh", code=2)
+
+
 def test_without_a_client_that_can_build_the_way_out_is_said(
     base: str, tmp_path: Path, engine: docker.APIClient
 ) -> None:

@@ -54,7 +54,7 @@ class Images:
         except (CaveNotFound, InvalidArgument) as exc:
             raise InvalidArgument(
                 f"the engine has no image {image[:200]}",
-                hint=f"Get it first: docker pull {image[:200]}",
+                hint=f"Get it first: ghost image pull {image[:200]}",
             ) from exc
         return str(found["Id"])
 
