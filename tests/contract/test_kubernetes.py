@@ -18,6 +18,7 @@ from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
+from ghost_mcp.testing.basis import connected
 from ghost_mcp.warden import runtime
 from tests.contract.images import runtime_image
 
@@ -69,6 +70,17 @@ class TestKubernetes(BackendContract):
             "from ghost_mcp.backends.kubernetes.settings import Settings\n"
             f"def make(): return KubernetesBackend(Settings.from_dict({self.given!r}))\n"
         )
+
+    async def test_a_life_takes_six_requests(self) -> None:
+        async with KubernetesBackend(Settings.from_dict(self.given)) as backend:
+            for spec in (self.spec(ephemeral=True), self.spec(ephemeral=True)):
+                before = backend.cluster.calls
+                info = await backend.create(spec)
+                async with connected(backend, info.id):
+                    pass
+                await backend.destroy(info.id)
+                spent = backend.cluster.calls - before
+            assert spent <= 6  # the second one finds the watch running
 
     async def engine_shows(self, info: CaveInfo) -> str:
         return json.dumps([await self.found(kind, info.id) for kind in KINDS])

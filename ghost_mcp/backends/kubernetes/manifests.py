@@ -23,11 +23,9 @@ __all__ = [
     "ID",
     "INSTANCE",
     "MAKER",
-    "POOL",
     "RELAY",
     "STOPPED",
     "check",
-    "claim",
     "info_of",
     "pod",
     "quantity",
@@ -40,7 +38,7 @@ __all__ = [
 
 _DOMAIN = "ghost-mcp.dev"
 INSTANCE, ID, OWNER, NAME = (f"{_DOMAIN}/{word}" for word in ("instance", "id", "owner", "name"))
-POOL, MAKER = f"{_DOMAIN}/pool", f"{_DOMAIN}/maker"
+MAKER = f"{_DOMAIN}/maker"
 SPEC, CREATED, STOPPED = (f"{_DOMAIN}/{word}" for word in ("spec", "created-at", "stopped"))
 
 CAVE, COPIER = "cave", "runtime"  # the containers' names
@@ -49,7 +47,6 @@ COPIER_UID = 1001  # who owns the runtime: nobody in the cave is this user
 SOCKET = "/run/ghost/warden.sock"
 CREATION_S = 60  # a cave that nobody has configured by then ends
 LATER_S = 10  # the cluster's deadline comes after the warden's own
-POOL_S = 3600.0
 RUN_BYTES = 16 << 20
 SHM_BYTES = 256 << 20
 TMP = "/tmp"  # noqa: S108  (the cave's)
@@ -139,19 +136,13 @@ def _labels(spec: CaveSpec, instance: str) -> dict[str, str]:
     return {INSTANCE: instance, ID: spec.id, OWNER: spec.owner, NAME: spec.name}
 
 
-def pod(
-    spec: CaveSpec, settings: Settings, *, name: str, maker: str, pool: str = ""
-) -> dict[str, Any]:
+def pod(spec: CaveSpec, settings: Settings, *, name: str, maker: str) -> dict[str, Any]:
     """The pod of a cave: restricted in the sense of the Pod Security Standards, and without an identity.
 
-    ``maker`` is who watches over its start. With ``pool`` it waits to be claimed by somebody.
+    ``maker`` is who watches over its start.
     """
     labels = {MAKER: maker, "app.kubernetes.io/managed-by": "ghost"}
-    if pool:
-        labels |= {INSTANCE: settings.instance, ID: spec.id, POOL: pool}
-    else:
-        labels |= _labels(spec, settings.instance)
-    deadline = POOL_S if pool else spec.timeout_s
+    labels |= _labels(spec, settings.instance)
     made: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -172,8 +163,8 @@ def pod(
         "tolerations": [dict(one) for one in settings.tolerations],
         "imagePullSecrets": [{"name": one} for one in settings.pull_secrets],
     }
-    if deadline is not None and not pool:
-        made["activeDeadlineSeconds"] = math.ceil(deadline) + LATER_S
+    if spec.timeout_s is not None:
+        made["activeDeadlineSeconds"] = math.ceil(spec.timeout_s) + LATER_S
     if settings.runtime_class is not None:
         made["runtimeClassName"] = settings.runtime_class
     if settings.priority_class is not None:
@@ -184,33 +175,6 @@ def pod(
         "metadata": {"name": name, "labels": labels},
         "spec": made,
     }
-
-
-def claim(spec: CaveSpec, instance: str, maker: str, pool: str) -> list[dict[str, Any]]:
-    """The patch that makes a waiting pod a cave: the first to ask gets it, the test fails for all others."""
-    where = "/metadata/labels/"
-    new = {**_labels(spec, instance), MAKER: maker}
-    patch: list[dict[str, Any]] = [
-        {"op": "test", "path": where + _escaped(POOL), "value": pool},
-        {"op": "remove", "path": where + _escaped(POOL)},
-        *(
-            {"op": "add", "path": where + _escaped(key), "value": value}
-            for key, value in new.items()
-        ),
-    ]
-    if spec.timeout_s is not None:
-        patch.append(
-            {
-                "op": "add",
-                "path": "/spec/activeDeadlineSeconds",
-                "value": math.ceil(spec.timeout_s + POOL_S) + LATER_S,
-            }
-        )
-    return patch
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 _CLOSED = {
