@@ -41,11 +41,11 @@ def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         _limit(head["rlimits"])
     if head.get("release"):
         warden.release()
+    if head.get("hold"):
+        warden.hold()
     warden.set_lifetime(
         deadline_s=head.get("deadline_s"), idle_s=head.get("idle_s"), lonely_s=head.get("lonely_s")
     )
-    if head.get("hold"):
-        stream.peer.hold()
     stream.close(warden.greeting())
     warden.after(0, _prepare)
 
@@ -59,8 +59,8 @@ def secrets(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
 
 def hold(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{}``: from now on ``lonely_s`` counts from when the last connection that asked for this has gone."""
-    stream.peer.hold()
+    """``{}``: the cave is still wanted; from now on it ends ``lonely_s`` after the last time this was said."""
+    stream.peer.warden.hold()
     stream.close({})
 
 

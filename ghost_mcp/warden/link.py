@@ -247,7 +247,6 @@ class Link:
         self._sending = False
         self._failure: Exception | None = None
         self._scope = anyio.CancelScope()
-        self._broken = anyio.Event()
 
     @classmethod
     async def open(cls, stream: ByteStream, tasks: TaskGroup, *, name: str) -> Link:
@@ -276,10 +275,6 @@ class Link:
     @property
     def alive(self) -> bool:
         return self._failure is None
-
-    async def broken(self) -> None:
-        """Wait until the connection has ended, however it ended."""
-        await self._broken.wait()
 
     async def aclose(self) -> None:
         """Close the connection: streams that are open are given up."""
@@ -462,7 +457,6 @@ class Link:
     def _break(self, exc: Exception) -> None:
         if self._failure is None:
             self._failure = exc
-        self._broken.set()
         for stream in list(self._streams.values()):
             stream._fail(exc)
         self._streams.clear()

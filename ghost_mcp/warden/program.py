@@ -144,7 +144,6 @@ class Peer:
         self.wire = wire.Connection(hub=False)
         self.streams: dict[int, Stream] = {}
         self.used = False
-        self.holds = False  # an ephemeral cave lives as long as such a peer
         self._out = bytearray()
         self._closed = False
         warden.watch(self.fd, READ, self._ready)
@@ -180,10 +179,6 @@ class Peer:
         stream = self.streams[number] = Stream(self, number)
         self.send(data)
         return stream
-
-    def hold(self) -> None:
-        """From now on the cave counts itself as left alone unless such a peer is there."""
-        self.holds = self.warden.held = True
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -270,9 +265,10 @@ class Peer:
 
     def _open(self, frame: wire.Frame) -> None:
         stream = self.streams[frame.stream] = Stream(self, frame.stream)
-        self.used = True
-        self.warden.touch()
         name = frame.head.get("op")
+        if name != "hold":  # to hold a cave is not to use it
+            self.used = True
+            self.warden.touch()
         try:
             where = OPERATIONS.get(name) if isinstance(name, str) else None
             if where is None:
@@ -337,7 +333,9 @@ class Warden:
         self.deadline: float | None = None
         self.idle_s: float | None = None
         self.lonely_s: float | None = None  # ephemeral: ends so long after the last hub left
-        self.held = False  # only peers that hold the cave count for that, once there was one
+        self.held: float | None = (
+            None  # when a hub last said that it wants the cave, if one ever did
+        )
         self.active = self.boot
         self.exit_code: int | None = None
         self._poll = select.epoll()
@@ -378,6 +376,10 @@ class Warden:
 
     def touch(self) -> None:
         self.active = monotonic()
+
+    def hold(self) -> None:
+        """From now on ``lonely_s`` counts from the last call of this: a connection can outlive its hub."""
+        self.held = monotonic()
 
     def log(self, text: str) -> None:
         """One line to the cave's log. Control bytes are escaped: what runs in the cave chose some of them.
@@ -494,8 +496,6 @@ class Warden:
 
     def left(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        if peer.holds:
-            self.alone = monotonic()
         if peer.used:  # one that only looked whether anybody answers asked for nothing
             self.touch()
 
@@ -520,9 +520,9 @@ class Warden:
         limits = [(self.deadline, "its time is over")]
         if self.idle_s is not None:
             limits.append((self.active + self.idle_s, "idle for too long"))
-        if self.lonely_s is not None and self.held and not any(peer.holds for peer in self.peers):
-            limits.append((self.alone + self.lonely_s, "who made it is gone"))
-        elif self.lonely_s is not None and not self.held and not self.peers:
+        if self.lonely_s is not None and self.held is not None:
+            limits.append((self.held + self.lonely_s, "who made it is gone"))
+        elif self.lonely_s is not None and not self.peers:
             limits.append((self.active + self.lonely_s, "no hub is connected"))
         due = [(when, why) for when, why in limits if when is not None]
         if not due:
@@ -536,7 +536,6 @@ class Warden:
 
     _lifetime_timer: Timer | None = None
     lifeline_fd = -1
-    alone = 0.0
     door: Door | None = None
 
     def greeting(self) -> dict[str, Any]:

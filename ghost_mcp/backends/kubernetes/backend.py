@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KubernetesBackend"]
 
-LONELY_S = 8.0  # an ephemeral cave ends so long after the connection that holds it
+LONELY_S = 8.0  # an ephemeral cave ends so long after its hub has last said that it holds it
 SETTLE_PAUSE_S = 0.1
 
 

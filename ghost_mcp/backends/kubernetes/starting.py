@@ -28,7 +28,7 @@ __all__ = ["Starter"]
 
 START_S = 180.0
 READY_S = 20.0
-HOLD_PAUSE_S = 0.5
+HOLD_S = 2.0
 # Reasons for waiting that do not go away by themselves.
 HOPELESS = (
     "ErrImageNeverPull",
@@ -152,7 +152,10 @@ class Starter:
     # --- holding ---------------------------------------------------------------------------------
 
     def hold(self, cave_id: str, space: str, pod: str, link: Link | None) -> None:
-        """Keep an ephemeral cave alive, by a connection that is made again when it breaks."""
+        """Keep an ephemeral cave alive: say so again and again, by a connection that is made again when it breaks.
+
+        An exec's far end can outlive the connection, so that its being there says nothing.
+        """
         scope = self._held[cave_id] = anyio.CancelScope()
         self.tasks.start_soon(self._keep, scope, space, pod, link)
 
@@ -169,14 +172,16 @@ class Starter:
                 try:
                     if link is None:
                         link = await self.link(space, pod)
-                        await link.call("hold")
-                    await link.broken()
+                    await link.call("hold")
                 except CaveGone:
-                    return
+                    if link is None:
+                        return
+                    await link.aclose()  # it broke: whether the cave is there, the next one tells
+                    link = None
+                    continue
                 except GhostError:
                     pass
-                link = None
-                await anyio.sleep(HOLD_PAUSE_S)
+                await anyio.sleep(HOLD_S)
 
 
 def _waiting(pod: Mapping[str, Any]) -> list[tuple[str, str]]:
