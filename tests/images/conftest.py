@@ -25,6 +25,7 @@ from ghost_mcp.images import Image, sources
 SENTINEL = "settings-of-this-machine.invalid"
 BASE_S = 600
 BUILD_S = 3000
+SAVING_S = 600  # the engine packs a whole image before it sends the first byte
 LOCK = Path(__file__).parents[2] / ".cache" / "images.lock"
 
 
@@ -35,6 +36,7 @@ def engine() -> Iterator[docker.APIClient]:
         client = open_client()
     except BackendUnavailable as exc:
         pytest.skip(f"not run: no container engine answers ({exc})")
+    client.timeout = SAVING_S
     yield client
     client.close()
 
