@@ -1,0 +1,33 @@
+"""The walls of a cave that has a service beside it: all that is tried on docker caves, in a project's network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from ghost_mcp import CaveInfo, CaveSpec, Ghost, Project
+from ghost_mcp.backends.compose.backend import ComposeBackend
+from tests.conftest import held
+from tests.security.test_docker import *
+
+pytestmark = pytest.mark.docker
+
+
+class _Beside(ComposeBackend):
+    """Gives each cave a service."""
+
+    async def create(
+        self, spec: CaveSpec, *, secrets: Mapping[str, bytes] | None = None
+    ) -> CaveInfo:
+        service = {"image": self._image, "command": ["sleep", "3600"], "stop_signal": "SIGKILL"}
+        project = Project(file={"services": {"side": service}})
+        return await super().create(spec.with_(project=project), secrets=secrets)
+
+
+@pytest.fixture
+async def ghost(image: str, request: pytest.FixtureRequest) -> AsyncIterator[Ghost]:
+    # File operations go over the link, whatever is beside the cave; to bring that up takes a second or two.
+    kind = ComposeBackend if request.function.__name__.startswith("test_f") else _Beside
+    async with held(Ghost(backend=kind(image=image, instance="security"))) as opened:
+        yield opened
