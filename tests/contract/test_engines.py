@@ -47,6 +47,11 @@ class Private:
     def address(self) -> str:
         return f"unix://{self.folder}/docker.sock"
 
+    @property
+    def bridge(self) -> str:
+        """A bridge of its own: with none, a dockerd takes the one of the machine's own engine away."""
+        return f"ghost-e{self.port}"
+
     def start(self) -> None:
         tls = self.folder / "tls"
         command = [
@@ -55,7 +60,7 @@ class Private:
             *("--tlscert", f"{tls}/server.pem", "--tlskey", f"{tls}/server-key.pem"),
             *("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"),
             *("--pidfile", f"{self.folder}/pid", "--log-level", "error"),
-            *("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
+            *("--bridge", self.bridge, "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
         ]
         log = (self.folder / "log").open("ab")
         with log:
@@ -89,7 +94,9 @@ def private() -> Iterator[Private]:
         port = free.getsockname()[1]
     engine = Private(folder, port)
     _certificates(folder / "tls")
+    _ip("link", "add", engine.bridge, "type", "bridge")
     try:
+        _ip("address", "add", f"10.254.{port % 250}.1/24", "dev", engine.bridge)
         engine.start()
         client = docker.APIClient(base_url=engine.address)
         with _given(engine_images.small(client)) as image:
@@ -100,7 +107,12 @@ def private() -> Iterator[Private]:
     finally:
         if engine.process is not None:
             engine.stop()
+        _ip("link", "delete", engine.bridge)
         shutil.rmtree(folder)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
 
 
 @contextmanager
