@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from ghost_mcp.errors import Conflict
 from ghost_mcp.ghost import Ghost
-from ghost_mcp.testing.basis import Basis
+from ghost_mcp.testing.basis import Basis, until
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
@@ -112,12 +112,14 @@ class Egress(Basis):
                 assert reached.startswith("HTTP/1.1 200 ")
                 assert reached.endswith("\r\n\r\necho:hello")
                 assert b"".join(came) == b"hello"
-                steps = [(step["event"], step["target"]) for step in cave.connections()]
-                assert steps == [
-                    ("refused", f"127.0.0.1:{other}"),
-                    ("open", listed),
-                    ("closed", listed),
-                ]
+                steps = [("refused", f"127.0.0.1:{other}"), ("open", listed), ("closed", listed)]
+
+                async def recorded() -> bool:  # the end is, once both sides have seen it
+                    seen = [(step["event"], step["target"]) for step in cave.connections()]
+                    assert seen == steps[: len(seen)]
+                    return seen == steps
+
+                await until(recorded)
 
     async def test_the_proxy_is_the_only_way_out(self) -> None:
         self._skip_unless_proxied()
