@@ -1,4 +1,7 @@
-"""A process that is killed: sets, removes and rotates secrets without end. Argument: the store's folder.
+"""A process that is killed: sets, removes and rotates secrets without end. Arguments: the store's folder, a prefix.
+
+The names of its secrets begin with the prefix. Each process has its own: one that removes what another one
+has just removed is told so, rightly.
 
 Each line it prints was committed before: ``set NAME VALUE``, ``removed NAME``, ``rotated``.
 """
@@ -13,7 +16,7 @@ from ghost_mcp.secrets.store import SecretStore
 store = SecretStore(Path(sys.argv[1]))
 chosen = random.Random(os.getpid())
 while True:
-    name = f"S{chosen.randrange(8)}"
+    name = f"{sys.argv[2]}{chosen.randrange(8)}"
     step = chosen.randrange(4)
     if step == 0:
         store.rotate()
