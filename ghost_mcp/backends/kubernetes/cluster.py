@@ -60,6 +60,7 @@ class Cluster:
             read_bufsize=1 << 20,
         )
         self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
+        self._execs: set[ExecStream] = set()
         #: How many requests were sent.
         self.calls = 0
 
@@ -88,6 +89,8 @@ class Cluster:
         return cluster
 
     async def aclose(self) -> None:
+        for stream in list(self._execs):  # whoever was cut off before closing its own
+            await stream.aclose()
         await self._session.close()
         await self._client.close()  # type: ignore[no-untyped-call]
 
@@ -228,7 +231,9 @@ class Cluster:
             raise _meant(exc.status, {"message": exc.message}) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise _unreachable(exc) from exc
-        return ExecStream(socket)
+        stream = ExecStream(socket, self._execs.discard)
+        self._execs.add(stream)
+        return stream
 
     @asynccontextmanager
     async def text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,10 +22,15 @@ CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.002
 
 
 class ExecStream(ByteStream):
-    """Bytes to the program's standard input, bytes from its standard output."""
+    """Bytes to the program's standard input, bytes from its standard output. ``closed`` is called at its end."""
 
-    def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(
+        self,
+        connection: aiohttp.ClientWebSocketResponse,
+        closed: Callable[[ExecStream], None],
+    ) -> None:
         self._socket = connection
+        self._closed = closed
         self._raw = connection.get_extra_info("socket")
         self._rest = memoryview(b"")
         self._said = b""
@@ -76,6 +82,7 @@ class ExecStream(ByteStream):
         with anyio.move_on_after(CLOSE_S, shield=True):
             await self._socket.close()
         await hang_up(self._raw)
+        self._closed(self)
 
 
 async def hang_up(raw: socket.socket | None) -> None:
