@@ -51,8 +51,8 @@ class Sink(Protocol):
         """Append one line, whole. Raises OSError."""
 
 
-def layers(where: str | None = None) -> list[Layer]:
-    """The layers for a ``Calls``: ``where`` is ``-`` for standard error, ``off``, or a folder.
+def layers(where: str | None = None, *, stream: int = 2) -> list[Layer]:
+    """The layers for a ``Calls``: ``where`` is ``-`` for the descriptor ``stream``, ``off``, or a folder.
 
     None asks ``$GHOST_AUDIT``, and means the folder ``audit`` in the state folder when that is not set.
     """
@@ -61,7 +61,7 @@ def layers(where: str | None = None) -> list[Layer]:
     where = where or os.environ.get("GHOST_AUDIT") or os.path.join(state_folder(), "audit")
     if where == "off":
         return []
-    return [Audit(Stream(2) if where == "-" else Files(where))]
+    return [Audit(Stream(stream) if where == "-" else Files(where))]
 
 
 class Audit:

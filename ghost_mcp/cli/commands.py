@@ -75,8 +75,13 @@ CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
 AUDIT = Argument(
     "--audit",
     metavar="WHERE",
-    help="a folder for the audit trail, - for standard error, or off (default: $GHOST_AUDIT, "
-    "else in the state folder)",
+    help="a folder for the audit trail, - for standard error (ghost serve: standard output), or off "
+    "(default: $GHOST_AUDIT, else in the state folder)",
+)
+TOKENS_FILE = Argument(
+    "--tokens-file",
+    metavar="FILE",
+    help="the tokens that several hubs share (default: those of the state folder)",
 )
 CLIENT = Argument("client", metavar="CLIENT", choices=MCP_CLIENTS, help=", ".join(MCP_CLIENTS))
 SCOPE = Argument(
@@ -274,6 +279,7 @@ COMMANDS: dict[str, Command] = {
         Argument("--tls-cert", metavar="FILE", help="a certificate (PEM): serve HTTPS"),
         Argument("--tls-key", metavar="FILE", help="the certificate's key (PEM)"),
         _flag("--no-auth", help="ask for no token; on loopback only"),
+        TOKENS_FILE,
         AUDIT,
         BACKEND,
     ),
@@ -292,6 +298,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Argument("--expires", metavar="SPAN", help="ends it so long from now: 12h, 30d"),
         Argument("--note", metavar="TEXT", default="", help="what it is for"),
+        TOKENS_FILE,
         JSON,
     ),
     "gc": Command(

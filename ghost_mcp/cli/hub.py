@@ -12,6 +12,7 @@ from ghost_mcp.errors import InvalidArgument
 if TYPE_CHECKING:
     import argparse
 
+    from ghost_hub.settings import HubSettings
     from ghost_hub.tokens import Token, Tokens
     from ghost_mcp.cli.output import Output
 
@@ -37,6 +38,7 @@ def serve(options: argparse.Namespace, out: Output) -> int:
         backend=options.backend,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        tokens_file=options.tokens_file,
         auth=False if options.no_auth else None,
     )
 
@@ -46,7 +48,8 @@ def serve(options: argparse.Namespace, out: Output) -> int:
         out.line(line)
         sys.stdout.flush()
 
-    return run(settings, _tokens(), tell, layers(options.audit))
+    # Standard output is for whoever collects the lines; ghost mcp speaks its protocol there.
+    return run(settings, _shared(settings), tell, layers(options.audit, stream=1))
 
 
 def token(options: argparse.Namespace, out: Output) -> int:
@@ -54,7 +57,7 @@ def token(options: argparse.Namespace, out: Output) -> int:
         raise InvalidArgument(
             "revoke needs the token's id, and nothing else does", hint="ghost token revoke ID"
         )
-    tokens = _tokens()
+    tokens = _tokens(options.tokens_file)
     if options.action == "create":
         _create(tokens, options, out)
     elif options.action == "list":
@@ -68,11 +71,22 @@ def token(options: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _tokens() -> Tokens:
+def _tokens(file: str | None) -> Tokens:
     from ghost_hub.tokens import Tokens
     from ghost_mcp.backends.local.door import state_folder
 
-    return Tokens(state_folder())
+    return Tokens(state_folder(), file=file)
+
+
+def _shared(settings: HubSettings) -> Tokens:
+    """The tokens to serve with. Raises InvalidArgument when a file is named that is not there."""
+    tokens = _tokens(settings.tokens_file)
+    if settings.auth and tokens.given and not tokens.list():
+        raise InvalidArgument(
+            f"there are no tokens in {settings.tokens_file}",
+            hint=f"Make one: ghost token create --tokens-file {settings.tokens_file}",
+        )
+    return tokens
 
 
 def _create(tokens: Tokens, options: argparse.Namespace, out: Output) -> None:

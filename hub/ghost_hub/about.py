@@ -1,4 +1,4 @@
-# What the hub says about itself. Only /health is told to whoever has no token, and it tells nothing.
+# What the hub says about itself. Whoever has no token is told that it lives and is ready, and nothing else.
 """``/health``, ``/ready``, ``/version``, ``/metrics``, ``/mcp/tools``, ``/openapi.json``, ``/docs``, ``/llms.txt``."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from starlette.routing import Route
 from ghost_hub import rest
 from ghost_hub.catalog import toolsets
 from ghost_hub.pages import page
-from ghost_hub.principal import principal_of
+from ghost_hub.principal import NOBODY, principal_of
 from ghost_hub.rest.row import answer
 from ghost_mcp import __version__
 from ghost_mcp.errors import GhostError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from ghost_hub.hub import Hub
+    from ghost_hub.principal import Principal
 
 __all__ = ["routes"]
 
@@ -34,7 +35,7 @@ LLMS = """\
 
 > Ghost gives you computers of your own: caves, isolated from their host, with files, a shell and a browser.
 
-Every request but /health needs the header `Authorization: Bearer TOKEN`.
+Every request but /health and /ready needs the header `Authorization: Bearer TOKEN`.
 
 - Speak MCP if you can: Streamable HTTP at /mcp, one cave only at /caves/NAME/mcp, SSE at /sse.
 - Without MCP: `POST /mcp/execute` with `{"tool": "shell_exec", "arguments": {"command": "ls"}}`; GET /mcp/tools lists \
@@ -61,8 +62,8 @@ def routes(hub: Hub) -> list[BaseRoute]:
     async def health() -> Response:
         return answer({"status": "ok"})
 
-    async def ready() -> Response:
-        return await _ready(hub)
+    async def ready(request: Request) -> Response:
+        return await _ready(hub, principal_of(request.scope))
 
     async def version() -> Response:
         return answer({"name": "ghost", "version": __version__})
@@ -87,7 +88,6 @@ def routes(hub: Hub) -> list[BaseRoute]:
 
     told: list[tuple[str, str, Callable[[], Awaitable[Response]]]] = [
         ("/health", "read", health),
-        ("/ready", "read", ready),
         ("/version", "read", version),
         ("/metrics", "admin", metrics),
         ("/mcp/tools", "read", tools),
@@ -96,6 +96,7 @@ def routes(hub: Hub) -> list[BaseRoute]:
         ("/llms.txt", "read", llms_txt),
     ]
     return [
+        Route("/ready", ready, methods=["GET"]),
         *(_route(*one) for one in told),
         _route("/", "read", home),
         Route("/static/{name}", _static, methods=["GET"]),
@@ -138,7 +139,7 @@ def _listing() -> dict[str, Any]:
     }
 
 
-async def _ready(hub: Hub) -> Response:
+async def _ready(hub: Hub, who: Principal) -> Response:
     """Whether the backend answers and how full the pool is: 503 when a call could not be served."""
     told: dict[str, Any] = {
         "status": "ready",
@@ -150,5 +151,9 @@ async def _ready(hub: Hub) -> Response:
             await hub.ghost.backend()
     except (GhostError, TimeoutError) as exc:
         told |= {"status": "not ready", "reason": str(exc) or "the backend does not answer"}
-        return answer(told, 503)
-    return answer(told)
+        return answer(_for(who, told), 503)
+    return answer(_for(who, told))
+
+
+def _for(who: Principal, told: dict[str, Any]) -> dict[str, Any]:
+    return {"status": told["status"]} if who is NOBODY else told

@@ -14,7 +14,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.responses import RedirectResponse
 
-from ghost_hub.principal import LOCAL, PRINCIPAL, Principal
+from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
 from ghost_mcp.errors import (
     GhostError,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "Verifier"]
 
-# Liveness must be answered to a supervisor that has no token; it tells nothing.
-OPEN_PATHS = frozenset({"/health"})
+# Whether it lives and is ready must be answered to a supervisor that has no token; it tells nothing else.
+OPEN_PATHS = frozenset({"/health", "/ready"})
 # These take a body of any size, piece by piece.
 STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
 BODY_S = 20.0
@@ -108,7 +108,8 @@ class Guard:
         principal = self._principal(scope, authorization)
         scope[PRINCIPAL] = principal
         scope["user"] = _user(principal)
-        wait_s = self._rates.take(principal.token_id)
+        # A flood by strangers must not take its supervisor's answers from it.
+        wait_s = 0.0 if principal is NOBODY else self._rates.take(principal.token_id)
         if wait_s:
             raise _Refused(
                 QuotaExceeded(
@@ -174,7 +175,7 @@ class Guard:
             self._enter(scope)
         if authorization is None:
             if scope["path"] in OPEN_PATHS:
-                return Principal(owner="", scope="read", token_id="nobody")  # noqa: S106
+                return NOBODY
             raise _Refused(
                 Unauthenticated(
                     "a token is needed",

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
-from ghost_mcp.errors import CaveGone, CaveNotFound, Conflict, GhostError, Internal, QuotaExceeded
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    CaveGone,
+    CaveNotFound,
+    Conflict,
+    GhostError,
+    Internal,
+    QuotaExceeded,
+)
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import CaveInfo, CaveSpec, check_name
 
@@ -21,6 +30,7 @@ __all__ = ["DEFAULT", "Caller", "OwnerCaves"]
 
 #: The name of the cave that calls go to which name none.
 DEFAULT = "default"
+COMES_S, PAUSE_S = 60.0, 0.2
 
 
 class OwnerCaves:
@@ -83,8 +93,19 @@ class OwnerCaves:
                 spec = CaveSpec(name=DEFAULT, idle_timeout_s=self._idle_timeout_s)
             try:
                 return await self._places.of(await self.create(spec))
-            except Conflict:  # another hub on this engine was faster
-                return await self._places.named(self._full(DEFAULT))
+            except Conflict:  # another hub on this engine was faster, and may not be done yet
+                return await self._of_another_hub()
+
+    async def _of_another_hub(self) -> Place:
+        """The default cave that another hub is making, once it is there."""
+        with anyio.move_on_after(COMES_S):
+            while True:
+                with suppress(CaveNotFound):
+                    return await self._places.named(self._full(DEFAULT))
+                await anyio.sleep(PAUSE_S)
+        raise BackendUnavailable(
+            "another hub is making your default cave, and it does not come", hint="Try again."
+        )
 
     async def create(self, spec: CaveSpec) -> Cave:
         """Make a cave of this owner's. Raises QuotaExceeded, and what creating raises."""

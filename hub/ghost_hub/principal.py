@@ -9,7 +9,7 @@ from typing import Any
 
 from ghost_mcp.errors import InvalidArgument, PermissionRefused, Unauthenticated
 
-__all__ = ["LOCAL", "PRINCIPAL", "SCOPES", "Principal", "check_scopes", "principal_of"]
+__all__ = ["LOCAL", "NOBODY", "PRINCIPAL", "SCOPES", "Principal", "check_scopes", "principal_of"]
 
 #: Each scope includes those before it: look, use the tools, make and end caves, see all of the hub.
 SCOPES = ("read", "use", "manage", "admin")
@@ -39,6 +39,8 @@ class Principal:
 
 #: Who everybody is where there is no authentication.
 LOCAL = Principal(owner="", scope="admin")
+#: Who asks without a token, at the few addresses that tell nothing.
+NOBODY = Principal(owner="", scope="read", token_id="nobody")  # noqa: S106
 
 
 def check_scopes(words: Iterable[str]) -> str:

@@ -104,7 +104,7 @@ def _greet(
     tell(f"Ghost listens on {address}; MCP clients use {address}/mcp")
     if not settings.auth:
         tell("Without tokens: every program of this machine may use it.")
-    elif not tokens.list():
+    elif not tokens.given and not tokens.list():
         value, _ = tokens.create(scope="admin", note="made by the first ghost serve")
         tell(f"A token for you, shown this once: {value}")
         tell(f"In a browser: {address}/?token={value}")

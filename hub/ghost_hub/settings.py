@@ -37,7 +37,10 @@ class Bounds(BaseModel):
 
 
 class HubSettings(BaseModel):
-    """``allowed_hosts`` are further names by which clients may reach the hub: ``ghost.example.org``."""
+    """``allowed_hosts`` are further names by which clients may reach the hub: ``ghost.example.org``.
+
+    ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,6 +49,7 @@ class HubSettings(BaseModel):
     backend: str | None = None
     pool: int = Field(default=2, ge=0, le=64, description="Caves that are kept ready.")
     auth: bool = True
+    tokens_file: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     tls_cert: str | None = None

@@ -1,8 +1,9 @@
 # Only this file reads and writes tokens. A token's value exists once: in what create() returns.
-"""Tokens of the hub: one file, 0600, that holds hashes and who each token stands for.
+"""Tokens of the hub: one file that holds hashes and who each token stands for, for nobody else to read.
 
 A value is 256 bits of the system's randomness, so one SHA-256 protects it as well as a slow hash would: there is
 nothing to guess through. The file is read again when it changes, so that a revoked token is dead at once.
+Hubs that stand for one another read the same file, a mounted Secret for example.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ class Token:
 
 
 class Tokens:
-    """The tokens in one file. Every method may be used by several processes at once."""
+    """The tokens in one file. Every method may be used by several processes at once.
 
-    def __init__(self, state_folder: str) -> None:
-        self._path = Path(state_folder, "hub", "tokens.json")
+    ``file`` is one that somebody else looks after: a hub reads it, and makes no first token in it. Its group may
+    read it too, for so is a Secret given to a program that is not root.
+    """
+
+    def __init__(self, state_folder: str, *, file: str | None = None) -> None:
+        self._path = Path(file) if file else Path(state_folder, "hub", "tokens.json")
+        self._closed_to = 0o037 if file else 0o077
+        self.given = file is not None
         self._stamp: tuple[int, int, int] | None = None
         self._known: dict[str, Token] = {}
 
@@ -121,9 +128,9 @@ class Tokens:
             return self._known
         stamp = (info.st_mtime_ns, info.st_ino, info.st_size)
         if stamp != self._stamp:
-            if info.st_mode & 0o077:
+            if info.st_mode & self._closed_to:
                 raise BackendUnavailable(
-                    f"{self._path} may be read by others: its tokens are not used",
+                    f"{self._path} is open to others: its tokens are not used",
                     hint=f"chmod 600 {self._path}",
                 )
             self._known, self._stamp = self._parse(self._path.read_bytes()), stamp

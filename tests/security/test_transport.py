@@ -52,7 +52,7 @@ def _routes() -> list[tuple[str, str]]:
 
 
 ROUTES = _routes()
-OPEN = [("GET", "/health")]
+OPEN = [("GET", "/health"), ("GET", "/ready")]
 EVIL_HOSTS = (
     *("evil.example", "127.0.0.1.evil.example", "localhost.", "localhost:", "127.0.0.1:8000:1"),
     *(
