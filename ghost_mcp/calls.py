@@ -45,10 +45,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How a call ended. ``note`` tells the caller something about the cave that it cannot know."""
+    """How a call ended. ``note`` tells the caller something about the cave that it cannot know.
+
+    ``place`` is where it ran, None when it did not.
+    """
 
     outcome: Reply | GhostError
     note: str = ""
+    place: Place | None = None
 
 
 Run = Callable[[Asked], Awaitable[Answer]]
@@ -109,11 +113,11 @@ async def _run(asked: Asked) -> Answer:
         call = Call(cave=place.cave, keep=place.keep, progress=progress)
         reply = await invoke(asked.tool, call, asked.arguments)
         _tell_refusals(place.cave, began, reply)
-        return Answer(outcome=_masked(reply, masker), note=place.note)
+        return Answer(outcome=_masked(reply, masker), note=place.note, place=place)
     except Exception as exc:  # noqa: BLE001 - as above
         error = await asked.caves.failed(place, foreseen(exc, asked.name, masker))
         _tell_refusals(place.cave, began, error)
-        return Answer(outcome=_masked_error(error, masker), note=place.note)
+        return Answer(outcome=_masked_error(error, masker), note=place.note, place=place)
 
 
 def _tell_refusals(cave: Cave, began: float, outcome: Reply | GhostError) -> None:

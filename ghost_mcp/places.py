@@ -45,6 +45,10 @@ class Caves(Protocol):
     def owner(self) -> str:
         """Whose caves they are; empty for the user of this machine."""
 
+    @property
+    def may_grant(self) -> bool:
+        """Whether the caller may widen a cave's network when a person says so."""
+
     async def place(self, name: str | None) -> Place:
         """The cave of that name, or the caller's own, which is created on first use.
 
@@ -143,6 +147,7 @@ class SessionCaves:
     """
 
     owner = ""
+    may_grant = True
 
     def __init__(self, places: Places, *, pinned: str | None = None) -> None:
         self._places = places

@@ -13,6 +13,7 @@ import anyio
 
 from ghost_mcp.egress.dial import Dialler, Refused, Unreachable
 from ghost_mcp.egress.flow import Counted, Exhausted, Meter
+from ghost_mcp.egress.refusals import NEVER, NOT_PUBLIC, rule_for
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -88,13 +89,13 @@ class Gateway:
 
 
 def _how_to_allow(error: Refused, cave: str) -> str:
-    if error.verdict.rule == "never":
+    if error.verdict.rule == NEVER:
         return "Nothing allows it."
-    host, _, port = error.target.rpartition(":")
-    if error.verdict.rule == "not public":
+    target = error.target
+    if error.verdict.rule == NOT_PUBLIC:
         host = f"[{error.address}]" if ":" in error.address else error.address
-    wanted = host if port in ("80", "443") else f"{host}:{port}"
-    return f"On the machine that runs Ghost: ghost allow {cave} {wanted}"
+        target = f"{host}:{target.rpartition(':')[2]}"
+    return f"On the machine that runs Ghost: ghost allow {cave} {rule_for(target)}"
 
 
 async def carry(near: ByteStream, far: Counted) -> None:

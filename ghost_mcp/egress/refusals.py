@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from ghost_mcp.errors import GhostError
     from ghost_mcp.reply import Reply
 
-__all__ = ["refused_since", "told"]
+__all__ = ["askable", "granted", "refused_since", "rule_for", "told"]
 
 MAX_TOLD = 5
+NEVER, NOT_PUBLIC = "never", "not public"  # rules that no name on a list changes
 _FIELDS = ("blocked", "rule", "why", "how_to_allow")
 
 
@@ -32,3 +33,27 @@ def told(outcome: Reply | GhostError, refused: list[dict[str, str]]) -> None:
     else:
         outcome.data.update(data)
         outcome.text = "\n".join([outcome.text, *lines])
+
+
+def rule_for(target: str) -> str:
+    """The shortest rule that allows a target ``HOST:PORT``."""
+    host, _, port = target.rpartition(":")
+    return host if port in ("80", "443") else target
+
+
+def askable(refused: list[dict[str, str]]) -> list[str]:
+    """The rules that a person may be asked for. Not what leads to the host or its networks: see ``ghost allow``."""
+    return [rule_for(one["blocked"]) for one in refused if one["rule"] not in (NEVER, NOT_PUBLIC)]
+
+
+def granted(outcome: Reply | GhostError, rules: list[str], for_s: float) -> None:
+    """Add to an outcome what the person allowed: as ``allowed`` to its data, as a line to its text or hint."""
+    if not rules:
+        return
+    line = f"Allowed by the user for {for_s / 60:g} minutes: {', '.join(rules)}. Try again."
+    if isinstance(outcome, Exception):
+        outcome.data = {**outcome.data, "allowed": rules}
+        outcome.hint = f"{outcome.hint}\n{line}".strip()
+    else:
+        outcome.data["allowed"] = rules
+        outcome.text = f"{outcome.text}\n{line}"

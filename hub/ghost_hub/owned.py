@@ -165,6 +165,10 @@ class Caller:
     def owner(self) -> str:
         return self.principal.owner
 
+    @property
+    def may_grant(self) -> bool:
+        return self.principal.may("admin")  # who manages caves over HTTP cannot give them a network
+
     async def place(self, name: str | None) -> Place:
         name = name or self.pinned
         return await (self.owned.default() if name is None else self.owned.place(name))
