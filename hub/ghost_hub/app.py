@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 
-from ghost_hub import about, rest
+from ghost_hub import about, preview, rest
 from ghost_hub.guard import Guard
 from ghost_hub.problem import problem
 from ghost_hub.transports import Transports
@@ -38,7 +38,12 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             yield
 
     app = Starlette(
-        routes=[*transports.routes(), *about.routes(hub), *rest.routes(hub)],
+        routes=[
+            *transports.routes(),
+            *preview.routes(hub),
+            *about.routes(hub),
+            *rest.routes(hub),
+        ],
         lifespan=lifespan,
         exception_handlers={
             404: _missing,

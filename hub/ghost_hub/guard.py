@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -38,6 +39,7 @@ __all__ = ["Guard", "Verifier"]
 OPEN_PATHS = frozenset({"/health", "/ready"})
 # These take a body of any size, piece by piece.
 STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
+_PROXIED = re.compile(r"/caves/[^/]+/(abs)?proxy/")
 BODY_S = 20.0
 MAX_CALLERS = 10_000
 
@@ -249,7 +251,8 @@ class _Body:
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
-        streamed = scope["path"] in STREAMED_PATHS
+        path = scope["path"]
+        streamed = path in STREAMED_PATHS or _PROXIED.match(path) is not None
         self._receive, self._send = receive, send
         self._most = self._left = float("inf") if streamed else most
         self._deadline = float("inf") if streamed else time.monotonic() + BODY_S

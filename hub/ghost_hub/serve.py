@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ghost_hub.app import build_app
 from ghost_hub.hub import Hub
+from ghost_hub.preview.sockets import MAX_MESSAGE
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def run(
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -117,6 +120,7 @@ class _Protocol(H11Protocol):
     """A connection must say what it wants within HEAD_S: one that drips its head holds nothing for longer."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _upgraded = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -136,13 +140,18 @@ class _Protocol(H11Protocol):
         ):  # answered before it had said all: it has a while to finish
             self._arm()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._upgraded = True
+        self._disarm()
+        super().handle_websocket_upgrade(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
 
     def _awaits_head(self) -> bool:
         """Whether no request is under way whose head is whole."""
-        return self.cycle is None or self.cycle.response_complete
+        return not self._upgraded and (self.cycle is None or self.cycle.response_complete)
 
     def _arm(self) -> None:
         self._disarm()
