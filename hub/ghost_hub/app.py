@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from ghost_hub import about, preview, rest
 from ghost_hub.guard import Guard
 from ghost_hub.problem import problem
+from ghost_hub.terminal import Terminals
 from ghost_hub.transports import Transports
 from ghost_mcp.calls import foreseen
 from ghost_mcp.errors import GhostError, NotFound, Unsupported
@@ -31,16 +32,18 @@ __all__ = ["build_app"]
 def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASGIApp:
     """The application; its lifespan opens the hub and closes it. ``verifier`` None is no authentication."""
     transports = Transports(hub.server, settings)
+    terminals = Terminals(hub)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with hub, transports.run():
+        async with hub, transports.run(), terminals.run():
             yield
 
     app = Starlette(
         routes=[
             *transports.routes(),
             *preview.routes(hub),
+            *terminals.routes(),
             *about.routes(hub),
             *rest.routes(hub),
         ],

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 
 from ghost_hub.app import build_app
 from ghost_hub.hub import Hub
@@ -40,7 +40,7 @@ def _routes() -> list[tuple[str, str]]:
     guard: Any = build_app(Hub(), HubSettings(), None)
     found = []
     for route in guard._app.routes:
-        assert isinstance(route, Route | Mount), (
+        assert isinstance(route, Route | Mount | WebSocketRoute), (
             f"a kind of route that these tests do not know: {route}"
         )
         path = re.sub(r"\{[^}]+\}", "x", route.path)

@@ -1,0 +1,143 @@
+"""A terminal in a cave over WebSocket, as a page and as wscat use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import httpx2
+import psutil
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from tests.serving import Served
+
+
+@pytest.fixture(scope="module")
+def hub(served: Served) -> Iterator[Served]:
+    headers = {"Authorization": f"Bearer {served.token}"}
+    with httpx2.Client(base_url=served.url, headers=headers, timeout=60) as http:
+        http.post("/v1/caves", json={"name": "term"}).raise_for_status()
+        yield served
+        http.delete("/v1/caves/term").raise_for_status()
+
+
+def opened(hub: Served, query: str = "", token: str | None = None) -> connect:
+    url = f"{hub.url.replace('http', 'ws')}/v1/shell/ws?cave=term{query}"
+    headers = {"Authorization": f"Bearer {token or hub.token}"}
+    return connect(url, additional_headers=headers, max_size=None)
+
+
+async def say(socket: ClientConnection, kind: str, data: Any = None) -> None:
+    await socket.send(json.dumps({"type": kind, "data": data}))
+
+
+async def until(socket: ClientConnection, kind: str, text: str = "") -> Any:
+    """The data of the next message of a kind; for output, all of it until ``text`` has come."""
+    seen = ""
+    with anyio.fail_after(20):
+        while True:
+            message = json.loads(await socket.recv())
+            if message["type"] == kind:
+                seen += message["data"] if kind == "output" else ""
+                if kind != "output":
+                    return message["data"]
+                if text in seen:
+                    return seen
+
+
+async def test_type_resize_leave_and_come_back(hub: Served) -> None:
+    async with opened(hub) as socket:
+        session = await until(socket, "session_id")
+        assert len(session) == 32
+        await until(socket, "ready")
+        await say(socket, "resize", {"cols": 93, "rows": 31})
+        await say(socket, "input", "stty size; echo gr''üße; there=still\n")
+        assert "31 93" in await until(socket, "output", "grüße\r\n")
+        await say(socket, "ping", 7)
+        assert await until(socket, "pong") == 7
+        for odd in ("{", "[]", '{"type": "resize", "data": {"cols": "x"}}', "[" * 50_000):
+            await socket.send(odd)
+    async with opened(hub, f"&session={session}") as socket:
+        assert await until(socket, "session_id") == session
+        await until(socket, "output", "grüße\r\n")
+        await say(socket, "input", "echo $there''there; exit 3\n")
+        await until(socket, "output", "stillthere")
+        assert await until(socket, "exit") == 3
+    with pytest.raises(InvalidStatus) as refused:
+        async with opened(hub, f"&session={session}"):
+            pass
+    assert refused.value.response.status_code == 404
+
+
+async def test_one_types_and_others_look_on(hub: Served) -> None:
+    reader = hub.make_token("", "read")
+    async with opened(hub) as first:
+        session = await until(first, "session_id")
+        assert await until(first, "typing") is True
+        with pytest.raises(InvalidStatus) as refused:
+            async with opened(hub, "", reader):  # which may make none
+                pass
+        assert refused.value.response.status_code == 403
+        there = f"&session={session}"
+        async with opened(hub, there) as second, opened(hub, there, reader) as looking:
+            await say(looking, "take")
+            await say(looking, "input", "echo for''bidden\n")
+            await say(second, "input", "echo for''bidden\n")
+            await say(second, "ping")
+            await until(second, "pong")
+            await say(first, "input", "echo al''lowed\n")
+            for socket in (first, second, looking):
+                assert "forbidden" not in await until(socket, "output", "allowed")
+            await say(second, "take")
+            assert await until(second, "typing") is True
+            await say(second, "input", "echo ta''ken\n")
+            await until(looking, "output", "taken")
+        await say(first, "input", "exit\n")
+        assert await until(first, "exit") == 0
+
+
+async def test_lines_and_raw_bytes(hub: Served) -> None:
+    async with opened(hub, "&mode=line") as socket:
+        await socket.send("echo $((6 * 7))abc; exit")
+        assert "42abc" in "".join([str(text) async for text in socket])
+    async with opened(hub, "&mode=raw") as socket:
+        await socket.send(b"printf '\\377\\376'; exit\n")
+        assert b"\xff\xfe" in b"".join(
+            [bytes(data) async for data in socket if isinstance(data, bytes)]
+        )
+
+
+async def test_a_flood_to_a_slow_reader_is_held_back(hub: Served) -> None:
+    process = psutil.Process(hub.process.pid)
+    async with opened(hub, "&mode=raw") as socket:
+        await socket.send(b"stty raw -echo; head -c 50000000 /dev/zero | tr '\\0' x; exit\n")
+        await socket.recv()
+        before = process.memory_info().rss
+        await anyio.sleep(1)  # it could have written all of it meanwhile
+        assert process.memory_info().rss - before < 24 << 20
+        size = 0
+        async for data in socket:
+            size += data.count(b"x") if isinstance(data, bytes) else 0
+        assert size >= 50_000_000
+
+
+async def test_t6_a_terminal_wants_more_than_a_cookie(hub: Served) -> None:
+    url = f"{hub.url.replace('http', 'ws')}/v1/shell/ws"
+    cookie = {"Cookie": f"ghost-token-{hub.port}={hub.token}"}
+    stranger = {"Authorization": f"Bearer {hub.make_token('stranger')}"}
+    for query, headers, origin, status in (
+        ("", {}, None, 401),
+        ("", cookie, None, 401),
+        ("", cookie, "http://evil.example", 403),
+        ("", cookie, "http://127.0.0.1:1", 403),
+        ("?cave=term", stranger, None, 404),
+        ("?mode=odd", cookie, hub.url, 400),
+    ):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(url + query, additional_headers=headers, origin=origin):  # type: ignore[arg-type]
+                pass
+        assert refused.value.response.status_code == status
