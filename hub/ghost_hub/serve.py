@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ghost_hub.app import build_app
 from ghost_hub.hub import Hub
 from ghost_hub.preview.sockets import MAX_MESSAGE
+
+from ghost_hub.sse import ENDLESS
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 
 if TYPE_CHECKING:
@@ -144,6 +146,11 @@ class _Protocol(H11Protocol):
         self._upgraded = True
         self._disarm()
         super().handle_websocket_upgrade(event)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.cycle is not None and self.cycle.scope.get(ENDLESS):  # nobody waits for its end
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()

@@ -1,4 +1,4 @@
-# Only this file knows the MCP SDK's HTTP transports. Who asks was settled by the guard before.
+# Only this file puts MCP's HTTP transports together. Who asks was settled by the guard before.
 """MCP over HTTP: Streamable HTTP of both eras, the same for one cave, and SSE for older clients."""
 
 from __future__ import annotations
@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from mcp.server.sse import SseServerTransport
+import anyio
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from ghost_hub.hub import PIN
 from ghost_hub.listing import Listing
+from ghost_hub.sse import MESSAGES, Sse
 
 if TYPE_CHECKING:
     from mcp.server import Server
@@ -45,7 +46,6 @@ class Transports:
                 ),
             ],
         )
-        self._server = server
         self._manager = StreamableHTTPSessionManager(
             server,
             json_response=False,  # as one document it would lose progress
@@ -54,30 +54,23 @@ class Transports:
             max_request_body_size=settings.bounds.body_bytes,
             max_sessions=settings.bounds.sessions,
         )
-        self._sse = SseServerTransport(
-            "/messages/",
-            security_settings=security,
-            max_request_body_size=settings.bounds.body_bytes,
-        )
+        self._sse = Sse(server, settings.bounds.sessions)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        async with self._manager.run():
+        async with self._manager.run(), anyio.create_task_group() as tasks:
+            tasks.start_soon(self._sse.ping)
             yield
+            tasks.cancel_scope.cancel()
 
     def routes(self) -> list[BaseRoute]:
         streamable = Listing(self._manager.asgi_app)
         return [
             Route("/mcp", _Endpoint(streamable)),
             Route("/caves/{cave}/mcp", _Endpoint(_pinned(streamable))),
-            Route("/sse", _Endpoint(self._serve_sse), methods=["GET"]),
-            Mount("/messages", self._sse.handle_post_message),
+            Route("/sse", _Endpoint(self._sse.listen), methods=["GET"]),
+            Route(MESSAGES, _Endpoint(self._sse.take), methods=["POST"]),
         ]
-
-    async def _serve_sse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._sse.connect_sse(scope, receive, send) as (incoming, outgoing):
-            options = self._server.create_initialization_options()
-            await self._server.run(incoming, outgoing, options)
 
 
 class _Endpoint:

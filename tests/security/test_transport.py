@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ EVIL_ORIGINS = (
 
 
 def test_the_routes_are_found() -> None:
-    assert {"/mcp", "/sse", "/messages", "/caves/x/mcp", "/v1/shell/exec", "/metrics"} <= {
+    assert {"/mcp", "/sse", "/messages/", "/caves/x/mcp", "/v1/shell/exec", "/metrics"} <= {
         p for _, p in ROUTES
     }
     assert len(ROUTES) > 45
@@ -338,6 +339,13 @@ async def test_t4_a_session_is_its_owner_s(served: Served) -> None:
         assert (await mine.post("/mcp", json=LIST, headers=headers)).status_code == 404
 
 
+async def _messages(lines: AsyncIterator[str]) -> str:
+    """Where an SSE session takes its messages. Whoever lets go of the lines closes the session."""
+    while not (line := await anext(lines)).startswith("data:"):
+        pass
+    return line.removeprefix("data:").strip()
+
+
 async def test_t4_an_sse_session_is_its_owner_s(served: Served) -> None:
     one, two = (served.make_token(f"t4-{secrets.token_hex(3)}") for _ in range(2))
     async with (
@@ -346,9 +354,7 @@ async def test_t4_an_sse_session_is_its_owner_s(served: Served) -> None:
         mine.stream("GET", "/sse") as stream,
     ):
         lines = stream.aiter_lines()
-        while not (line := await anext(lines)).startswith("data:"):
-            pass
-        where = line.removeprefix("data:").strip()
+        where = await _messages(lines)
         assert (await theirs.post(where, json=GREETING)).status_code == 404
         assert (await mine.post(where, json=GREETING)).status_code == 202
 
@@ -386,8 +392,9 @@ def test_t5_malformed_bodies_crash_nothing(served: Served, body: bytes, path: st
 async def test_t5_large_and_deep_bodies(served: Served) -> None:
     before = psutil.Process(served.process.pid).memory_info().rss
     deep = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":' + b"[" * 100_000
-    async with served.client(headers=ACCEPT) as http:
-        for path in ("/mcp", "/v1/shell/exec", "/messages/?session_id=" + "0" * 32):
+    async with served.client(headers=ACCEPT) as http, http.stream("GET", "/sse") as stream:
+        lines = stream.aiter_lines()
+        for path in ("/mcp", "/v1/shell/exec", await _messages(lines)):
             for _ in range(3):
                 answer = await http.post(path, content=bytes(100 << 20))
                 assert answer.status_code == 413, path
