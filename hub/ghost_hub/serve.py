@@ -13,7 +13,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ghost_hub.app import build_app
 from ghost_hub.hub import Hub
 from ghost_hub.preview.sockets import MAX_MESSAGE
-
 from ghost_hub.sse import ENDLESS
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 
