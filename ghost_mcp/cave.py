@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.egress.ledger import Grant, Ledger
     from ghost_mcp.ghost import Ghost
+    from ghost_mcp.services import Service, ServiceStatus
     from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
 
@@ -348,6 +349,30 @@ class Cave:
         async with await self._stream("dial", head) as stream:
             await stream.note()
             yield Piped(stream)
+
+    # --- services --------------------------------------------------------------------------------
+
+    def service(self, name: str) -> Service:
+        """A program that runs for whoever dials it: vnc, code-server, ...; see configs/services.yaml.
+
+        Raises NotFound, with the names that there are.
+        """
+        from ghost_mcp.services import Service  # most callers want none
+
+        return Service(self, name)
+
+    async def services(self) -> list[ServiceStatus]:
+        """All services that are declared: what they do here, or what this cave lacks for them."""
+        from ghost_mcp.services import running
+
+        return await running(self)
+
+    @asynccontextmanager
+    async def held(self, op: str, head: Mapping[str, Any]) -> AsyncIterator[None]:
+        """An operation that says that it has begun, and goes on for as long as the block."""
+        async with await self._stream(op, head) as stream:
+            await stream.note()
+            yield
 
     # --- network ---------------------------------------------------------------------------------
 

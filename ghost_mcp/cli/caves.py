@@ -6,11 +6,12 @@ from __future__ import annotations
 import codecs
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ghost_mcp.cli.output import age
 from ghost_mcp.cli.programs import environment, is_local
-from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.errors import GhostError, InvalidArgument
 
 if TYPE_CHECKING:
     import argparse
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.cli.output import Output
     from ghost_mcp.ghost import Ghost
+    from ghost_mcp.services import ServiceStatus
     from ghost_mcp.spec import CaveInfo, CaveSpec, Project, Usage
 
 __all__ = ["create", "destroy", "find", "info", "list_caves", "logs", "on_ghost", "start", "stop"]
@@ -26,14 +28,21 @@ _T = TypeVar("_T")
 
 
 def create(options: argparse.Namespace, out: Output) -> int:
-    spec = _spec(options)
+    from ghost_mcp.cli import services
 
-    async def act(ghost: Ghost) -> CaveInfo:
-        return (await ghost.create(spec)).info
+    spec, wanted = _spec(options), services.wanted(options)
+
+    async def act(ghost: Ghost) -> tuple[CaveInfo, list[dict[str, Any]]]:
+        cave = await ghost.create(spec)
+        return cave.info, [await services.started(cave, name) for name in wanted]
 
     with out.progress(f"creating {spec.name}"):
-        made = on_ghost(options.backend, act)
-    _show(made, f"created {made.full_name}", out)
+        made, told = on_ghost(options.backend, act)
+    if out.json and told:
+        out.document({**made.as_dict(), "services": told})
+    else:
+        _show(made, f"created {made.full_name}", out)
+        services.tell(told, out)
     return 0
 
 
@@ -51,14 +60,16 @@ def list_caves(options: argparse.Namespace, out: Output) -> int:
 
 def info(options: argparse.Namespace, out: Output) -> int:
     found, usage = find(options.cave, options.backend), _usage(options)
+    running = _services(options, found)
     if out.json:
         from dataclasses import asdict
 
-        out.document({**found.as_dict(), "usage": asdict(usage)})
+        services = [one.as_dict() for one in running]
+        out.document({**found.as_dict(), "usage": asdict(usage), "services": services})
     else:
         from ghost_mcp.cli.describe import describe
 
-        describe(found, usage, out)
+        describe(found, usage, running, out)
     return 0
 
 
@@ -175,6 +186,19 @@ def _usage(options: argparse.Namespace) -> Usage:
         return await (await ghost.get(options.cave)).usage()
 
     return on_ghost(options.backend, act)
+
+
+def _services(options: argparse.Namespace, found: CaveInfo) -> list[ServiceStatus]:
+    """What a cave's services do; of one that does not run, nothing is known."""
+    if found.state.value != "running":
+        return []
+
+    async def act(ghost: Ghost) -> list[ServiceStatus]:
+        return await (await ghost.get(options.cave)).services()
+
+    with suppress(GhostError):  # the rest of it can be told all the same
+        return on_ghost(options.backend, act)
+    return []
 
 
 def on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:

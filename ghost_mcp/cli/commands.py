@@ -143,6 +143,9 @@ COMMANDS: dict[str, Command] = {
             metavar="FILE",
             help="a compose file of yours: its services run beside the cave (compose)",
         ),
+        _flag("--vnc", help="start its desktop, if the image has one"),
+        _flag("--code-server", help="start VS Code for the browser, if the image has it"),
+        _flag("--jupyter", help="start JupyterLab, if the image has it"),
         Argument(
             "--service",
             metavar="NAME",
@@ -184,7 +187,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command("caves:list_caves", "list the caves", BACKEND, JSON),
     "info": Command(
         "caves:info",
-        "show a cave: limits, what it uses, what is really enforced",
+        "show a cave: limits, what it uses, its services, what is really enforced",
         CAVE,
         BACKEND,
         JSON,

@@ -9,14 +9,17 @@ from ghost_mcp.cli.output import age
 from ghost_mcp.reply import size_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ghost_mcp.cli.output import Output
+    from ghost_mcp.services import ServiceStatus
     from ghost_mcp.spec import CaveInfo, Usage
 
 __all__ = ["describe"]
 
 
-def describe(info: CaveInfo, usage: Usage, out: Output) -> None:
-    """Name, life, limits beside what is used, settings, and what is really enforced."""
+def describe(info: CaveInfo, usage: Usage, services: Sequence[ServiceStatus], out: Output) -> None:
+    """Name, life, limits beside what is used, settings, services, and what is really enforced."""
     spec, now = info.spec, time.time()
     out.line(f"{info.full_name}  {info.state.value}  {info.backend}  {info.id}")
     out.line(f"  made {age(now - info.created_at)} ago{_ends(info, now)}")
@@ -35,6 +38,11 @@ def describe(info: CaveInfo, usage: Usage, out: Output) -> None:
     for name, text in facts:
         if text:
             out.line(f"  {name:<10} {text}")
+    if here := [one for one in services if one.state != "missing"]:
+        out.line("  services:")
+        for one in here:
+            used = size_text(one.memory_bytes) if one.memory_bytes else ""
+            out.line(f"    {one.name:<12} {one.state:<9} {used:<9} {one.url}".rstrip())
     out.line("  enforced:")
     for name, line in info.assurance.items():
         out.line(f"    {'yes' if line.enforced else 'no ':<4} {name:<10} {line.how}")

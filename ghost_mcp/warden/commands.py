@@ -257,7 +257,7 @@ def start(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
         run = sessions.run
     else:
-        run = _launch
+        run = _started
     wanted, timeout_s = _Wanted(head), seconds(head, "timeout_s")  # before anything has started
     command = run(stream, head, body)
     command.limit(timeout_s)
@@ -265,8 +265,23 @@ def start(stream: Stream, head: dict[str, Any], body: bytes) -> None:
         _await(stream, command, wanted, kill_on_reset=True)
 
 
-def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
-    warden = stream.peer.warden
+def launch(warden: Warden, head: dict[str, Any]) -> Command:
+    """Run a program for the warden itself: its output is kept, and no stream carries it."""
+    return _launch(warden, None, {**head, "keep": True})
+
+
+def _started(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
+    command = _launch(stream.peer.warden, stream, head)
+    if command.feeder is not None and body:
+        command.feeder.put(body)
+    if command.feeder is not None and head.get("stdin") == "data":
+        command.feeder.end()
+    if not head.get("keep"):
+        _attach(stream, command)
+    return command
+
+
+def _launch(warden: Warden, stream: Stream | None, head: dict[str, Any]) -> Command:
     env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
     cwd = folder(head.get("cwd"))
     line, argv = head.get("line"), [str(a) for a in head.get("argv") or ()]
@@ -295,22 +310,17 @@ def _launch(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
     command.rooted(pid, command.id)
     warden.on_exit(pid, lambda status: command.exited(processes.exit_code(status)))
     opened.connect()
-    if command.feeder is not None and body:
-        command.feeder.put(body)
-    if command.feeder is not None and head.get("stdin") == "data":
-        command.feeder.end()
-    if not head.get("keep"):
-        _attach(stream, command)
     return command
 
 
 class _Wiring:
     """The descriptors of one command: the child's ends, and where ours lead."""
 
-    def __init__(self, command: Command, stream: Stream, head: dict[str, Any]) -> None:
+    def __init__(self, command: Command, stream: Stream | None, head: dict[str, Any]) -> None:
         self.child: dict[int, int] = {}
         self.terminal = ""
-        self._command, self._stream, self._keep = command, stream, bool(head.get("keep"))
+        self._command = command
+        self._stream = None if head.get("keep") else stream  # that carries what it writes and reads
         self._ours: list[tuple[int, int]] = []  # (channel, our end)
         self._input = self._held = -1
         try:
@@ -349,11 +359,10 @@ class _Wiring:
             os.close(fd)
         command, stream = self._command, self._stream
         for channel, fd in self._ours:
-            command.take(fd, command.keep(channel) if self._keep else ToStream(stream, channel))
+            command.take(fd, command.keep(channel) if not stream else ToStream(stream, channel))
         if self._input >= 0:
-            command.feeder = Feeder(
-                command.warden, self._input, lambda n: None if self._keep else stream.consumed(n)
-            )
+            taken = stream.consumed if stream else lambda count: None
+            command.feeder = Feeder(command.warden, self._input, taken)
 
     def abandon(self) -> None:
         for fd in {

@@ -11,7 +11,7 @@ from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from .program import Stream
 
@@ -25,16 +25,17 @@ def dial(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     ``host`` is an address or localhost: looking a name up would hold the loop.
     """
     sock, address = _target(head)
+    target = head.get("path", head.get("port"))
     sock.setblocking(False)
     try:
         sock.connect(address)
     except OSError as exc:
         if exc.errno == errno.EINPROGRESS:
-            _when_connected(stream, sock)
+            _when_connected(stream, sock, target)
             return
         sock.close()  # EAGAIN, too: a unix socket whose queue is full, which never becomes ready
         raise
-    join(stream, sock)
+    join(stream, sock, target)
 
 
 def _target(head: dict[str, Any]) -> tuple[_socket.socket, Any]:
@@ -67,7 +68,7 @@ def _address(head: dict[str, Any]) -> tuple[int, tuple[str, int]]:
     return family, (host, port)
 
 
-def _when_connected(stream: Stream, sock: _socket.socket) -> None:
+def _when_connected(stream: Stream, sock: _socket.socket, target: Any) -> None:
     warden = stream.peer.warden
 
     def settle(error: int) -> None:
@@ -77,7 +78,7 @@ def _when_connected(stream: Stream, sock: _socket.socket) -> None:
             sock.close()
             stream.fail(OSError(error, os.strerror(error)))
         else:
-            join(stream, sock)
+            join(stream, sock, target)
 
     timer = warden.after(CONNECT_S, lambda: settle(errno.ETIMEDOUT))
     stream.on_reset = lambda: settle(errno.ECONNABORTED)
@@ -88,11 +89,16 @@ def _when_connected(stream: Stream, sock: _socket.socket) -> None:
     )
 
 
-def join(stream: Stream, sock: _socket.socket) -> None:
-    """Carry bytes both ways between a stream and a connected socket, after a NOTE that says so."""
+def join(stream: Stream, sock: _socket.socket, target: Any = None) -> None:
+    """Carry bytes both ways between a stream and a connected socket, after a NOTE that says so.
+
+    ``target`` is the port or path that was dialled: a service is in use while somebody is connected to it.
+    """
     if stream.open:
+        services = stream.peer.warden.services
+        left = services.used(target) if services is not None else None
         stream.note({"connected": True})
-        _Tie(stream, sock)
+        _Tie(stream, sock, left)
     else:
         sock.close()
 
@@ -100,7 +106,10 @@ def join(stream: Stream, sock: _socket.socket) -> None:
 class _Tie:
     """A connected socket and a stream: each direction ends by itself, the stream when both have."""
 
-    def __init__(self, stream: Stream, sock: _socket.socket) -> None:
+    def __init__(
+        self, stream: Stream, sock: _socket.socket, left: Callable[[], None] | None
+    ) -> None:
+        self.left = left
         warden = stream.peer.warden
         self.stream, self.sock = stream, sock
         self.ways = 2
@@ -131,6 +140,8 @@ class _Tie:
         self.ways -= 1
         if self.ways == 0:
             self.sock.close()
+            if self.left is not None:
+                self.left()
             self._finish()
 
     def _finish(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from .egress import Door
+    from .services import Services
 
     Callback = Callable[[int], None]
 
@@ -62,6 +63,8 @@ OPERATIONS = {
     "watch": ("watch", "watch"),
     "dial": ("ports", "dial"),
     "egress": ("egress", "attach"),
+    "service": ("services", "control"),
+    "services": ("services", "look"),
 }
 
 
@@ -266,7 +269,7 @@ class Peer:
     def _open(self, frame: wire.Frame) -> None:
         stream = self.streams[frame.stream] = Stream(self, frame.stream)
         name = frame.head.get("op")
-        if name != "hold":  # to hold a cave is not to use it
+        if name not in ("hold", "services"):  # to hold a cave, or to look at it, is not to use it
             self.used = True
             self.warden.touch()
         try:
@@ -537,6 +540,7 @@ class Warden:
     _lifetime_timer: Timer | None = None
     lifeline_fd = -1
     door: Door | None = None
+    services: Services | None = None
 
     def greeting(self) -> dict[str, Any]:
         """What each hub is told first. ``egress``: whether somebody serves the cave's way out, if it has one."""

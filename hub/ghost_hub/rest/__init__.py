@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ghost_hub.rest import caves, events, tools, transfer
+from ghost_hub.rest import caves, events, services, tools, transfer
 from ghost_hub.rest.events import Events
 from ghost_hub.rest.openapi import document
 from ghost_hub.rest.row import Row, route
@@ -19,7 +19,13 @@ __all__ = ["Events", "document", "routes", "rows"]
 
 def rows(hub: Hub) -> list[Row]:
     """All of them, in the order they are matched and documented."""
-    return [*tools.rows(hub.calls), *transfer.rows(), *events.rows(hub.events), *caves.rows()]
+    return [
+        *tools.rows(hub.calls),
+        *transfer.rows(),
+        *events.rows(hub.events),
+        *caves.rows(),
+        *services.rows(),
+    ]
 
 
 def routes(hub: Hub) -> list[BaseRoute]:

@@ -1,0 +1,67 @@
+"""Jupyter kernels and the desktop in a docker cave of the full image."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ghost_mcp import Cave, CaveSpec, Ghost
+from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.errors import BackendUnavailable, NotFound
+from ghost_mcp.services.kernels import Kernels
+from ghost_mcp.spec import MIB, Limits
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+IMAGE = "ghost-full:latest"
+
+
+@pytest.fixture
+async def full() -> AsyncIterator[Cave]:
+    """A cave of the full image, if this machine has built it."""
+    try:
+        client = open_client()
+    except BackendUnavailable as exc:
+        pytest.skip(f"not run: no container engine answers ({exc})")
+    there = client.images(name=IMAGE)
+    client.close()
+    if not there:
+        pytest.skip("not run: the image is not here: ghost image build full")
+    limits = Limits(memory_bytes=3072 * MIB, pids=800)
+    async with (
+        Ghost(backend="docker") as ghost,
+        await ghost.create(CaveSpec(image=IMAGE, ephemeral=True, limits=limits)) as cave,
+    ):
+        yield cave
+
+
+async def test_kernels_and_services_of_the_full_image(full: Cave) -> None:
+    kernels = Kernels(full)
+    assert {one["name"] for one in await kernels.kernels()} == {"ir", "julia", "python3"}
+    for name, shown in (("python3", "2"), ("ir", "[1] 2"), ("julia", "2")):
+        done = await kernels.execute("1 + 1", kernel=name)
+        assert done["status"] == "ok", done
+        assert done["outputs"][0]["data"]["text/plain"] == shown
+    failed = await kernels.execute("x = 5\n1 / 0")
+    error = failed["outputs"][0]
+    assert (failed["status"], error["name"]) == ("error", "ZeroDivisionError")
+    assert "\x1b" not in error["traceback"]
+    late = await kernels.execute("while True: pass", timeout_s=0.5)
+    assert late["timed_out"]
+    assert late["note"] == ""
+    asked = await kernels.execute("print(x); input('?')", stdin=["a line"])
+    assert [one["type"] for one in asked["outputs"]] == ["stream", "result"]
+    assert asked["outputs"][0]["text"] == "5\n"
+    short = await kernels.execute("input()", stdin=[])
+    assert "more input than was given" in short["note"]
+    dead = await kernels.execute("import os; os._exit(1)")
+    assert "starts anew" in dead["note"]
+    made = await kernels.create(session="own")
+    assert (await kernels.execute("1", session="own"))["session"] == "own"
+    await kernels.delete(made["session"])
+    with pytest.raises(NotFound):
+        await kernels.execute("1", session="own")
+    async with full.service("vnc").dial() as stream:
+        assert (await stream.receive()).startswith(b"RFB ")
+    for name in ("code-server", "jupyter"):
+        assert (await full.service(name).start()).state == "ready"
