@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -16,8 +17,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 IMAGE = "ghost-full:latest"
 
 
-@pytest.fixture
-async def full() -> AsyncIterator[Cave]:
+@asynccontextmanager
+async def full_cave() -> AsyncIterator[Cave]:
     """A cave of the full image, if this machine has built it."""
     try:
         client = open_client()
@@ -35,7 +36,13 @@ async def full() -> AsyncIterator[Cave]:
         yield cave
 
 
-async def test_kernels_and_services_of_the_full_image(full: Cave) -> None:
+async def test_kernels_and_services_of_the_full_image() -> None:
+    async with full_cave() as cave:
+        await _kernels(cave)
+        await _services(cave)
+
+
+async def _kernels(full: Cave) -> None:
     kernels = Kernels(full)
     assert {one["name"] for one in await kernels.kernels()} == {"ir", "julia", "python3"}
     for name, shown in (("python3", "2"), ("ir", "[1] 2"), ("julia", "2")):
@@ -61,6 +68,9 @@ async def test_kernels_and_services_of_the_full_image(full: Cave) -> None:
     await kernels.delete(made["session"])
     with pytest.raises(NotFound):
         await kernels.execute("1", session="own")
+
+
+async def _services(full: Cave) -> None:
     async with full.service("vnc").dial() as stream:
         assert (await stream.receive()).startswith(b"RFB ")
     for name in ("code-server", "jupyter"):
