@@ -31,6 +31,7 @@ MIB = 1 << 20
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
+_GPUS = re.compile(r"all|[1-9][0-9]{0,2}|device=[A-Za-z0-9][A-Za-z0-9.:,_-]{0,199}")
 _SERVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
 PROJECT_BYTES = 256 << 10
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": MIB, "g": 1 << 30, "t": 1 << 40}
@@ -215,6 +216,7 @@ class CaveSpec:
     ``workspace`` is a host folder mounted at /workspace instead of the cave's own (docker: also
     ``volume:NAME``, which outlives its caves); ``mounts`` are further
     host folders or files, read-only, by their path in the cave. ``project`` is for the compose backend.
+    ``gpus`` are the engine's: ``all``, how many, or ``device=`` and their ids with commas between.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -233,6 +235,7 @@ class CaveSpec:
     owner: str = ""
     ephemeral: bool = False
     project: Project | None = None
+    gpus: str | None = None
     given: Given = field(default_factory=Given, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -259,6 +262,11 @@ class CaveSpec:
                 or "\0" in path + source
             ):
                 raise InvalidArgument(f"bad mount: {path[:200]}", hint="Both paths are absolute.")
+        if self.gpus is not None and not _GPUS.fullmatch(str(self.gpus)):
+            raise InvalidArgument(
+                f"not a choice of GPUs: {str(self.gpus)[:64]!r}",
+                hint="Write it like all, 1 or device=0,1.",
+            )
         _at_least("timeout_s", self.timeout_s, 0.1)
         _at_least("idle_timeout_s", self.idle_timeout_s, 0.1)
 

@@ -101,7 +101,7 @@ class Backend(ABC):
     def fits(self, template: CaveSpec, spec: CaveSpec) -> bool:
         """Whether a cave prepared for ``template`` can be claimed as ``spec``; everything else is configured."""
         own = spec.workspace is None and not spec.mounts and spec.limits.disk_bytes is None
-        own = own and spec.project is None
+        own = own and spec.project is None and spec.gpus is None
         return own and all(getattr(template, part) == getattr(spec, part) for part in SHAPE)
 
     async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:

@@ -287,6 +287,7 @@ def _check(spec: CaveSpec) -> None:
         "an image": spec.image,
         "a workspace folder": spec.workspace,
         "mounts": spec.mounts,
+        "GPUs": spec.gpus,
         "a disk limit": spec.limits.disk_bytes is not None,
     }
     for what, wanted in asked.items():

@@ -251,6 +251,7 @@ def _spec(options: argparse.Namespace) -> CaveSpec:
             allow=tuple(options.allow),
         ),
         workspace=workspace,
+        gpus=options.gpus,
         labels=labels,
         project=_project(options),
     )

@@ -107,6 +107,7 @@ COMMANDS: dict[str, Command] = {
         Argument("--memory", metavar="SIZE", help="for example 512m or 2g"),
         Argument("--pids", metavar="N", type=int, help="processes and threads at most"),
         Argument("--disk", metavar="SIZE", help="for the cave's files together"),
+        Argument("--gpus", metavar="GPUS", help="docker, compose: all, how many, or device=ID,ID"),
         Argument(
             "--timeout", metavar="SPAN", help="ends the cave so long after its start: 90s, 10m, 2h"
         ),

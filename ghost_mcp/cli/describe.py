@@ -28,6 +28,7 @@ def describe(info: CaveInfo, usage: Usage, services: Sequence[ServiceStatus], ou
         ("processes", _count(usage.pids, spec.limits.pids)),
         ("cpu", _cpu(usage.cpu_s, spec.limits.cpus)),
         ("disk", _of(usage.disk_bytes, spec.limits.disk_bytes)),
+        ("gpus", spec.gpus or ""),
         ("network", " ".join((spec.network.mode, *spec.network.allow))),
         ("image", spec.image or "the backend's own"),
         ("workspace", spec.workspace or "its own"),

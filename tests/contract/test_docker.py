@@ -18,9 +18,16 @@ from anyio.abc import UNIXSocketStream
 
 from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.stream import ExecStream
-from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound, InvalidArgument
+from ghost_mcp.errors import (
+    BackendUnavailable,
+    CaveGone,
+    CaveNotFound,
+    InvalidArgument,
+    Unsupported,
+)
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import PATIENCE_S, connected, until
@@ -76,7 +83,7 @@ class TestDocker(BackendContract):
         {"image": "Not A Reference"},
         {"workspace": "no/folder"},
         {"mounts": {"/data": "/no/such/file"}},
-        {"limits": {"disk_bytes": 1 << 30}},
+        {"gpus": "device=no-such"},
         {"env": {"KEY": "x"}, "secrets": ["KEY"]},
     )
 
@@ -140,6 +147,20 @@ class TestDocker(BackendContract):
                 return (await backend.usage(info.id)).pids == 1
 
             await until(only_the_warden)
+
+    async def test_gpus_are_the_engines_to_give(self) -> None:
+        asked = {"all": (-1, None), "2": (2, None), "device=0,GPU-7": (0, ["0", "GPU-7"])}
+        for gpus, (count, ids) in asked.items():
+            walls = made_of.walls(CaveSpec(gpus=gpus), "volume", self.instance)
+            (request,) = self.engine.create_host_config(**walls)["DeviceRequests"]
+            assert (request["Count"], request["DeviceIDs"] or None) == (count, ids)
+            assert request["Capabilities"] == [["gpu"]]
+        async with self.backend() as backend:
+            spec = self.spec(gpus="device=no-such")
+            with pytest.raises(Unsupported, match="device") as caught:
+                await backend.create(spec)
+            assert "gpus" in caught.value.hint
+            assert await self.leftovers(spec.id) == []
 
     async def test_an_empty_image_will_do(self, empty_image: str) -> None:
         async with self.cave(image=empty_image) as cave:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -229,11 +229,13 @@ class DockerBackend(Backend):
             return str(made["Id"])
 
         try:
-            container = await self._engine.ask(create)
+            with _told_apart():
+                container = await self._engine.ask(create)
             await self._surround(spec, container)
             if spec.ephemeral:
                 lifeline = (await self._attach(container)).stream
-            await self._engine.ask(lambda engine: engine.start(container))
+            with _told_apart():
+                await self._engine.ask(lambda engine: engine.start(container))
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if lifeline is not None:
@@ -543,6 +545,30 @@ class DockerBackend(Backend):
                 yield piece
         finally:
             pieces.close()
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What an engine cannot enforce or has not got is no fault of the one who asked, nor one that passes."""
+    try:
+        yield
+    except GhostError as exc:
+        for sign, (lacks, hint) in _LACKS.items():
+            if sign in exc.message:
+                raise Unsupported(f"{lacks} ({exc.message[:200]})", hint=hint) from exc
+        raise
+
+
+_LACKS = {
+    "no quota support": (
+        "this engine's volumes have no limit of size",
+        "Leave disk out, or put the engine's data on a file system with project quotas.",
+    ),
+    "could not select device driver": (
+        "this engine has no GPUs for containers",
+        "Leave gpus out, or install the NVIDIA Container Toolkit on the engine's machine.",
+    ),
+}
 
 
 def _freeze(container: str, engine: docker.APIClient) -> None:

@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from docker.types import LogConfig, Mount
+from docker.types import DeviceRequest, DriverConfig, LogConfig, Mount
 
 from ghost_mcp.backends.base import network_line
 from ghost_mcp.backends.local.etc import ENVIRONMENT, NODE_PRELOAD
-from ghost_mcp.errors import InvalidArgument, Unsupported
+from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
 from ghost_mcp.warden import runtime
@@ -85,8 +85,6 @@ def check(spec: CaveSpec) -> None:
         raise InvalidArgument(
             "a docker cave needs an image", hint="Name one that the engine has: image=debian:12."
         )
-    if spec.limits.disk_bytes is not None:
-        raise Unsupported("this engine's volumes have no limit of size", hint="Leave disk out.")
     if spec.workspace is not None and not (
         spec.workspace.startswith("/") or _VOLUME.match(spec.workspace)
     ):
@@ -159,11 +157,20 @@ def walls(spec: CaveSpec, runtime_volume: str, instance: str) -> dict[str, Any]:
         "pids_limit": limits.pids,
         "mem_limit": limits.memory_bytes,
         "memswap_limit": limits.memory_bytes,
+        "device_requests": None if spec.gpus is None else [_gpus(spec.gpus)],
         "nano_cpus": None if limits.cpus is None else int(limits.cpus * 1e9),
         "log_config": LogConfig(
             type=LogConfig.types.JSON, config={"max-size": "8m", "max-file": "2"}
         ),
     }
+
+
+def _gpus(asked: str) -> DeviceRequest:
+    """As ``docker run --gpus`` has it."""
+    kind, _, ids = asked.partition("=")
+    if ids:
+        return DeviceRequest(device_ids=ids.split(","), capabilities=[["gpu"]])
+    return DeviceRequest(count=-1 if kind == "all" else int(kind), capabilities=[["gpu"]])
 
 
 @cache
@@ -179,7 +186,13 @@ def _folders(spec: CaveSpec, instance: str) -> list[Mount]:
     A fresh volume becomes as the image's folder of that path: see dressing().
     """
     labels = {INSTANCE: instance, ID: spec.id}
-    own = {path: Mount(path, None, type="volume", labels=labels) for path in OWN.values()}
+    size = spec.limits.disk_bytes
+    # A project quota of the file system that the engine's volumes are on, where it has such.
+    driver = None if size is None else DriverConfig("local", {"size": str(size)})
+    own = {
+        path: Mount(path, None, type="volume", labels=labels, driver_config=driver)
+        for path in OWN.values()
+    }
     if spec.workspace is not None:
         named = _VOLUME.match(spec.workspace)
         own[OWN["workspace"]] = (
@@ -282,7 +295,7 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
         ),
         "network": _network(spec),
         "tmp": (True, f"{TMP} and /var{TMP} are tmpfs of {spec.limits.tmp_bytes} bytes each"),
-        "disk": (False, "this engine's volumes have no limit of size"),
+        "disk": _disk(spec),
         "lifetime": (True, "the cave's own PID 1 ends it"),
         "browser": (
             False,
@@ -292,6 +305,14 @@ def _assurance(spec: CaveSpec, about: Mapping[str, Any]) -> dict[str, Assurance]
         **({"services": SERVICES} if spec.project is not None and spec.project.sides else {}),
     }
     return {name: Assurance(enforced=enforced, how=how) for name, (enforced, how) in lines.items()}
+
+
+def _disk(spec: CaveSpec) -> tuple[bool, str]:
+    if spec.limits.disk_bytes is None:
+        return False, "no limit was asked for"
+    own = [path for path in OWN.values() if spec.workspace is None or path != OWN["workspace"]]
+    quota = f"{' and '.join(own)}: {spec.limits.disk_bytes} bytes each, by project quota"
+    return spec.workspace is None, quota
 
 
 SERVICES = (

@@ -74,6 +74,8 @@ def check(spec: CaveSpec, settings: Settings) -> None:
         raise Unsupported(
             "a cluster's nodes do not share folders with this machine", hint="Copy the files in."
         )
+    if spec.gpus is not None:
+        raise Unsupported("a cave in a cluster has no GPUs", hint="Use --backend docker.")
     if spec.limits.disk_bytes is not None and not spec.ephemeral and not settings.storage_enforced:
         raise Unsupported(
             "whether a storage class bounds its volumes is not known to Ghost",

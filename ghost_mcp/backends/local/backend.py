@@ -152,6 +152,8 @@ class LocalBackend(Backend):
                     f"disk: {spec.limits.disk_bytes} bytes are more than the whole disk that caves are on",
                     hint="Ask for less, or leave disk out.",
                 )
+        if spec.gpus is not None:
+            raise Unsupported("a local cave has no GPUs", hint="Use --backend docker.")
         if missing := set(spec.secrets) & set(spec.env):
             raise InvalidArgument(f"{min(missing)} is given as a secret and as a plain variable")
         for source in spec.mounts.values():
