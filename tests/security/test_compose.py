@@ -31,3 +31,9 @@ async def ghost(image: str, request: pytest.FixtureRequest) -> AsyncIterator[Gho
     kind = ComposeBackend if request.function.__name__.startswith("test_f") else _Beside
     async with held(Ghost(backend=kind(image=image, instance="security"))) as opened:
         yield opened
+
+
+@pytest.fixture
+def kind() -> type[ComposeBackend]:
+    """Whose caves are tried: what is beside a cave, the contract of these caves tries."""
+    return ComposeBackend

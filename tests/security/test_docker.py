@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import secrets
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 
+import anyio
+import anyio.to_thread
 import docker
 import pytest
 
-from ghost_mcp import Cave, CaveSpec, Ghost
+from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
+from ghost_mcp.backends.docker import container
 from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
+from ghost_mcp.testing.basis import until
 from tests import engine_images
 from tests.conftest import held
 from tests.security.test_files import (  # noqa: F401 - collected here
@@ -19,6 +27,7 @@ from tests.security.test_files import (  # noqa: F401 - collected here
     test_f1_names_that_only_look_like_traversal_are_names,
     test_f1_traversal,
     test_f1_what_is_no_path,
+    test_f2_symlinks_lead_nowhere_outside,
     test_f3_a_path_that_changes_while_it_is_used,
     test_f4_archives_stay_in_their_folder,
     test_f5_odd_files,
@@ -40,12 +49,16 @@ from tests.security.test_isolation import (  # noqa: F401 - collected here
 from tests.security.test_resources import (  # noqa: F401 - collected here
     test_r1_fork_bomb,
     test_r2_memory_bomb,
+    test_r3_disk_fill,
+    test_r3_inode_fill,
     test_r4_cpu,
     test_r5_a_timeout_leaves_no_survivor,
     test_r6_output_flood,
 )
 
 pytestmark = pytest.mark.docker
+
+SEED = 20261125
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +87,157 @@ async def cave(ghost: Ghost) -> AsyncIterator[Cave]:
     made = await ghost.create(CaveSpec(ephemeral=True))
     yield made
     await made.destroy()
+
+
+@pytest.fixture
+def kind() -> type[DockerBackend]:
+    """Whose caves are tried."""
+    return DockerBackend
+
+
+@pytest.fixture
+def own() -> str:
+    """An instance that nobody else uses."""
+    return f"security-{secrets.token_hex(4)}"
+
+
+def things(engine: docker.APIClient, kind: type[DockerBackend], own: str) -> list[str]:
+    """All containers and volumes of that instance, whatever their state."""
+    mine = {"label": f"{container.INSTANCE}={own}{kind._kind}"}
+    shown = [one["Names"][0] for one in engine.containers(all=True, filters=mine)]
+    return shown + [one["Name"] for one in engine.volumes(filters=mine)["Volumes"] or ()]
+
+
+async def gone(engine: docker.APIClient, kind: type[DockerBackend], own: str) -> None:
+    async def nothing() -> bool:
+        return not await anyio.to_thread.run_sync(things, engine, kind, own)
+
+    await until(nothing)
+
+
+@pytest.mark.parametrize("bad", ["not json", '{"defaultAction":"SCMP_ACT_NONSENSE"}'])
+async def test_i6_a_filter_that_does_not_load_stops_the_cave(
+    engine: docker.APIClient,
+    image: str,
+    kind: type[DockerBackend],
+    own: str,
+    monkeypatch: pytest.MonkeyPatch,
+    bad: str,
+) -> None:
+    monkeypatch.setattr(container, "_filter", lambda: bad)
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        with pytest.raises(GhostError, match="seccomp"):
+            await ghost.create(CaveSpec(ephemeral=True))
+    assert things(engine, kind, own) == []
+
+
+async def test_l2_after_a_kill_what_is_listed_is_there_and_what_was_written_too(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
+) -> None:
+    make = (
+        f"import anyio, os\nfrom ghost_mcp import CaveSpec, Ghost\n"
+        f"from {kind.__module__} import {kind.__name__} as Kind\n"
+        "async def main():\n"
+        f"    async with Ghost(backend=Kind(image={image!r}, instance={own!r})) as ghost:\n"
+        "        cave = await ghost.create(CaveSpec(name='keeper'))\n"
+        "        await ghost.create(CaveSpec(ephemeral=True))\n"
+        "        await cave.write('note', b'kept')\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "anyio.run(main)\n"
+    )
+    await anyio.run_process([sys.executable, "-c", make], check=False)
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+
+        async def only_what_is_kept() -> bool:
+            return [info.name for info in await ghost.list()] == ["keeper"]
+
+        await until(only_what_is_kept)
+        cave = await ghost.get("keeper")
+        assert (await cave.read("note")).data == b"kept"
+        await cave.destroy()
+    await gone(engine, kind, own)
+
+
+async def test_l3_destroy_is_idempotent(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
+) -> None:
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        other, victim = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(2)]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(victim.destroy)
+        await ghost.destroy("never-was")
+        left = things(engine, kind, own)
+        assert [name for name in left if victim.info.name in name or victim.id in name] == []
+        assert (await other.exec(["echo", "alive"])).stdout == "alive\n"
+    await gone(engine, kind, own)
+
+
+async def test_l4_races(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
+) -> None:
+    """Random interleavings of create, exec and destroy end with nothing left, and each error has its code."""
+    dice = random.Random(SEED)
+    known = {"conflict", "cave_gone", "cave_not_found", "backend_unavailable"}
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+
+        async def one(name: str, steps: list[str]) -> None:
+            for step in steps:
+                try:
+                    if step == "create":
+                        await ghost.create(CaveSpec(name=name, ephemeral=True))
+                    elif step == "exec":
+                        await (await ghost.get(name)).exec(["true"])
+                    else:
+                        await ghost.destroy(name)
+                except GhostError as exc:
+                    assert exc.code in known, exc.render()
+
+        with anyio.fail_after(120):
+            async with anyio.create_task_group() as tasks:
+                for number in range(10):
+                    steps = dice.choices(["create", "exec", "destroy"], k=6)
+                    tasks.start_soon(one, f"racer-{number % 3}", steps)
+        for info in await ghost.list():
+            await ghost.destroy(info.id)
+    await gone(engine, kind, own)
+
+
+@pytest.mark.parametrize("step", ["_attach", "_configure", "_publish"])
+async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
+    engine: docker.APIClient,
+    image: str,
+    kind: type[DockerBackend],
+    own: str,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    async def fault(*_: object, **__: object) -> None:
+        raise BackendUnavailable("a fault of this test")
+
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        with monkeypatch.context() as patch:
+            patch.setattr(DockerBackend, step, fault)
+            with pytest.raises(BackendUnavailable, match="a fault"):
+                await ghost.create(CaveSpec(name="faulty", ephemeral=True))
+        await gone(engine, kind, own)
+        again = await ghost.create(CaveSpec(name="faulty", ephemeral=True))
+        assert (await again.exec(["true"])).exit_code == 0
+
+
+async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
+) -> None:
+    async def make() -> None:
+        async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+            await ghost.create(CaveSpec(name="threaded"))
+
+    thread = threading.Thread(target=lambda: anyio.run(make))
+    thread.start()
+    await anyio.to_thread.run_sync(thread.join)
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        cave = await ghost.get("threaded")
+        assert cave.info.state is State.RUNNING
+        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+        await cave.destroy()
+    await gone(engine, kind, own)
