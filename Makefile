@@ -5,10 +5,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick test-long lint format bench fuzz build bundle requirements images clean
+.PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz build bundle requirements images clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' Makefile
 
 setup: ## Make .venv and install what Ghost needs
 	@scripts/setup
@@ -27,6 +27,9 @@ test-quick: setup-test ## Run the tests that take under two minutes
 
 test-long: setup-test ## Run the security tests in their long forms: hundreds of kills
 	@GHOST_TEST_LONG=1 scripts/test --timeout 14400 tests/security $(ARGS)
+
+security-results: setup-test ## Run what is tried on the walls and renew the table of results (ARGS=... for pytest)
+	@scripts/test -n 0 -p tests.security.results $(or $(ARGS),tests/security tests/servers tests/hub)
 
 lint: setup-test ## Check style, types, layers and the tree
 	$(BIN)/ruff check .
