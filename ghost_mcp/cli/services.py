@@ -35,6 +35,6 @@ def tell(told: Sequence[dict[str, Any]], out: Output) -> None:
     for one in told:
         error = one.get("error")
         if error is None:
-            out.line(f"  {one['name']}: {one['state']}, at {one['url']} of a hub (ghost serve)")
+            out.line(f"  {one['name']}: {one['state']}")
         else:
             out.note(f"  {one['name']}: {error['message']}\n    {error['hint']}")

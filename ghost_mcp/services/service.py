@@ -31,13 +31,12 @@ _STATES = ("starting", "ready", "waiting", "failed")
 class ServiceStatus:
     """``state``: stopped, starting, ready, waiting (to be started again), failed, or missing.
 
-    ``memory_bytes`` counts what its processes share for each of them. ``url`` is the path at a hub.
+    ``memory_bytes`` counts what its processes share for each of them.
     """
 
     name: str
     about: str
     state: str
-    url: str
     uses: int = 0
     restarts: int = 0
     age_s: float | None = None
@@ -203,7 +202,6 @@ def _status(cave: Cave, one: Declared, head: Mapping[str, Any], hint: str = "") 
         name=one.name,
         about=one.about,
         state=str(state),
-        url=f"/caves/{cave.name}/{one.name}/",
         uses=number("uses"),
         restarts=number("restarts"),
         age_s=float(age_s) if isinstance(age_s, int | float) else None,

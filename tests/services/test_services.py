@@ -94,7 +94,6 @@ async def test_it_starts_on_first_use_and_stops(cave: Cave, declare: Declare, op
     now = await service.status()
     assert (now.state, now.processes, now.restarts) == ("ready", 1, 0)
     assert now.memory_bytes > 1 << 20
-    assert now.url == f"/caves/{cave.name}/mine/"
     assert "listening" in await service.log()
     assert next(iter(await cave.services())).name == "mine"
     await service.stop()

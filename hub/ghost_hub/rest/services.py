@@ -26,7 +26,6 @@ _SERVICE: dict[str, Any] = {
             "type": "string",
             "enum": ["stopped", "starting", "ready", "waiting", "failed", "missing"],
         },
-        "url": {"type": "string"},
         "uses": {"type": "integer", "description": "Connections, and tools that hold it."},
         "restarts": {"type": "integer"},
         "age_s": {"type": ["number", "null"]},
@@ -35,7 +34,7 @@ _SERVICE: dict[str, Any] = {
         "command": {"type": ["string", "null"]},
         "hint": {"type": "string", "description": "What to do where the cave lacks it."},
     },
-    "required": ["name", "state", "url"],
+    "required": ["name", "state"],
 }
 _SESSION: dict[str, Any] = {
     "type": "object",
