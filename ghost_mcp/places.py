@@ -93,6 +93,10 @@ class Places:
             return await self.of(cave)
         return await self.of(self._places[cave_id].cave)
 
+    def known(self, name: str) -> Place | None:
+        """The place of that full name when it was called in before; whether its cave still lives is not asked."""
+        return self._places.get(self._ids.get(name, ""))
+
     async def find(self, name: str) -> Cave:
         """The cave of that full name or id, whatever its state. Raises CaveNotFound with the way to make it."""
         try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ghost_hub import rest
@@ -81,7 +81,7 @@ def routes(hub: Hub) -> list[BaseRoute]:
         return page("docs.html")
 
     async def home() -> Response:
-        return RedirectResponse("/docs", 307)
+        return page("board.html")
 
     async def llms_txt() -> Response:
         return PlainTextResponse(llms)

@@ -15,6 +15,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.responses import RedirectResponse
 
+from ghost_hub.pages import signed_out
 from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
 from ghost_mcp.errors import (
@@ -308,6 +309,12 @@ def _split(host: bytes) -> tuple[str, str]:
     return name, port if port or not colon else "?"
 
 
+def _is_browser_at_home(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["path"] != "/":
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+
+
 async def _refuse(
     scope: Scope,
     receive: Receive,
@@ -319,6 +326,8 @@ async def _refuse(
     if refused.wait_s:
         headers["Retry-After"] = str(max(1, round(refused.wait_s)))
     answer = problem(refused.error, status=refused.status, headers=headers)
+    if isinstance(refused.error, Unauthenticated) and _is_browser_at_home(scope):
+        answer = signed_out()
     if scope["type"] == "websocket":
         if "websocket.http.response" in scope.get("extensions", {}):
             await answer(scope, receive, send)

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from ghost_hub.metrics import Metrics
+from ghost_hub.monitor import Monitor
 from ghost_hub.owned import Caller, OwnerCaves
 from ghost_hub.principal import principal_of
 from ghost_hub.quota import Concurrency, allowed
@@ -55,7 +56,8 @@ class Hub:
         stored = StoredSecrets(Path(state_folder()), environment=False)
         self.ghost = ghost or Ghost(backend=backend, pool_size=pool_size, secrets=stored)
         self.places = Places(self.ghost)
-        self.events = Events()
+        self.events = Events(self.places)
+        self.monitor = Monitor(self.ghost)
         quota = Concurrency(self.bounds.calls_per_owner)
         self.metrics = Metrics()
         self.calls = hub_calls([*layers, self.metrics, self.events, allowed, quota])
@@ -66,6 +68,9 @@ class Hub:
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.ghost)
         await self._stack.enter_async_context(self.places)
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        tasks.start_soon(self.monitor.run)
         with suppress(GhostError):  # /ready says what is missing; it may come later
             await self.ghost.backend()
         return self

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 
 from starlette.responses import Response
 
 from ghost_mcp.errors import NotFound
 
-__all__ = ["page"]
+__all__ = ["page", "signed_out"]
 
 _FOLDER = Path(__file__).parent
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -23,6 +25,32 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+
+# Whoever has no token can load no file of ours: this page carries its style, and its policy says which.
+_STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:16px/1.6 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.25rem}"
+    "code{font:.95em ui-monospace,monospace}"
+)
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_SIGNED_OUT = f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ghost: signed out</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head>
+<body><main><h1>You are signed out</h1>
+<p>This hub shows its caves to those who have a token.</p>
+<p>On its machine, <code>ghost token create --scope manage</code> makes one. Then open this address with the token
+behind it: <code>/?token=TOKEN</code>. The browser keeps it as a cookie, and it disappears from the address.</p>
+</main></body>
+</html>
+"""
+
+
+def signed_out() -> Response:
+    """What a browser without a valid token is shown at the hub's address."""
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
+    headers = {**_HEADERS, "Content-Security-Policy": policy, "WWW-Authenticate": "Bearer"}
+    return Response(_SIGNED_OUT, 401, media_type="text/html", headers=headers)
 
 
 def page(name: str) -> Response:

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+import anyio
+import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field
+from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response, StreamingResponse
 
+from ghost_hub.monitor import STEP_S
 from ghost_hub.rest.row import Ask, Row, answer, parse
 from ghost_mcp.errors import InvalidArgument, PermissionRefused
 from ghost_mcp.spec import CaveInfo, CaveSpec, Limits
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["rows"]
 
 MIB = 1 << 20
+RECENT = 60  # samples of each cave in a listing: five minutes
+CONNECTIONS = 500
 
 
 class NewCave(BaseModel):
@@ -168,6 +175,10 @@ def rows() -> list[Row]:
         row("POST", f"{one}/start", "Bring a stopped, paused or ended cave back.", "manage", _start, result=CAVE_SCHEMA),
         row("POST", f"{one}/stop", "End its processes and keep its files.", "manage", _stop, result=CAVE_SCHEMA, query={"pause": {"type": "boolean", "description": "Freeze it instead."}}),
         row("GET", f"{one}/stats", "What it uses, and what it may use.", "read", _stats, result={"type": "object"}),
+        row("GET", f"{one}/stats/history", "What it used during the last hour, while somebody looked.", "read", _history, result={"type": "object"}),
+        row("GET", f"{one}/stats/events", "What it uses, as it is measured.", "read", _follow, media="text/event-stream"),
+        row("GET", "/v1/stats", "What each of your caves has used of late.", "read", _all_stats, result={"type": "object"}),
+        row("GET", f"{one}/egress", "Its latest connections to the outside, allowed and refused.", "read", _egress, result={"type": "object"}),
         row("GET", f"{one}/logs", "The log of the cave itself.", "read", _logs, media="text/plain", query={"follow": {"type": "boolean", "description": "Go on until it ends."}}),
     ]  # fmt: skip
 
@@ -237,6 +248,42 @@ async def _stats(ask: Ask) -> Response:
             "limits": asdict(cave.info.spec.limits),
         }
     )
+
+
+async def _history(ask: Ask) -> Response:
+    info = (await _cave(ask)).info
+    told = {"name": info.name, "step_s": STEP_S, "limits": asdict(info.spec.limits)}
+    return answer({**told, "samples": ask.hub.monitor.samples(info)})
+
+
+async def _follow(ask: Ask) -> Response:
+    info = (await _cave(ask)).info
+
+    async def events() -> AsyncIterator[dict[str, str]]:
+        async for sample in ask.hub.monitor.follow(info):
+            yield {"event": "sample", "data": json.dumps(sample)}
+
+    return EventSourceResponse(events(), ping=15)
+
+
+async def _all_stats(ask: Ask) -> Response:
+    found = {
+        info.name: {
+            "state": info.state.value,
+            "limits": asdict(info.spec.limits),
+            "samples": ask.hub.monitor.samples(info, RECENT),
+        }
+        for info in await ask.caves.list()
+    }
+    return answer({"step_s": STEP_S, "caves": found})
+
+
+async def _egress(ask: Ask) -> Response:
+    cave = await _cave(ask)
+    records = await anyio.to_thread.run_sync(cave.connections)
+    network = cave.info.spec.network
+    shown = {"mode": network.mode, "connections": records[-CONNECTIONS:]}
+    return answer(shown)
 
 
 async def _logs(ask: Ask) -> Response:

@@ -5,26 +5,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from sse_starlette.sse import EventSourceResponse
+from starlette.responses import Response
 
-from ghost_hub.rest.row import Ask, Row
-from ghost_mcp.errors import GhostError, QuotaExceeded
+from ghost_hub.feed import Feed, shown_arguments, shown_outcome
+from ghost_hub.owned import DEFAULT, Caller
+from ghost_hub.rest.row import Ask, Row, answer
+from ghost_mcp.errors import NotFound, QuotaExceeded
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
-
     from ghost_mcp.calls import Answer, Asked, Run
+    from ghost_mcp.places import Place, Places
 
 __all__ = ["Events", "rows"]
 
 KEPT = 256
 LOOK_S = 2.0
 READERS = 64  # of one owner
+OWNERS = 64  # whose last calls are kept; beyond, the one that was quiet for longest is forgotten
 
 
 class _Reader:
@@ -51,31 +54,67 @@ class _Reader:
 
 
 class Events:
-    """A layer around calls, and the readers it tells of them. Readers see their own owner's events only."""
+    """A layer around calls, what is kept of the last ones, and the readers. An owner sees its own only."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._readers: defaultdict[str, set[_Reader]] = defaultdict(set)
+        self._feeds: OrderedDict[str, Feed] = OrderedDict()
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
-        readers = self._readers.get(asked.caves.owner)
-        if not readers:
-            return await run(asked)
+        owner, feed = asked.caves.owner, self._feed(asked.caves.owner)
         began = time.time()
         event = {"type": "call", "id": asked.id, "tool": asked.name, "cave": asked.cave}
-        self._tell(asked.caves.owner, {**event, "state": "began", "at": began})
-        outcome = "cancelled"
+        # What is to be masked is known once the cave is: of a cave's very first call the arguments come at its end.
+        if (place := self._known(asked)) is not None:
+            event |= _of_place(place, asked)
+        self._tell(owner, feed, {**event, "state": "began", "at": began})
+        done: Answer | None = None
         try:
             done = await run(asked)
-            outcome = done.outcome.code if isinstance(done.outcome, GhostError) else "ok"
             return done
         finally:
             if asked.place is not None:
-                event["cave"] = asked.place.cave.name
+                event |= _of_place(asked.place, asked)
+            outcome = None if done is None else done.outcome
             now = time.time()
-            ended = {"state": "ended", "outcome": outcome, "at": now, "duration_s": now - began}
-            self._tell(asked.caves.owner, {**event, **ended})
+            ended = {"state": "ended", "at": now, "began_at": began, "duration_s": now - began}
+            pictures = feed.keep(asked.id, outcome)
+            self._tell(
+                owner, feed, {**event, **ended, **shown_outcome(outcome), "pictures": pictures}
+            )
 
-    def _tell(self, owner: str, event: dict[str, Any]) -> None:
+    def _feed(self, owner: str) -> Feed:
+        found = self._feeds.setdefault(owner, Feed())
+        self._feeds.move_to_end(owner)
+        while len(self._feeds) > OWNERS:
+            self._feeds.popitem(last=False)
+        return found
+
+    def _known(self, asked: Asked) -> Place | None:
+        """The cave of a call, when it has been called in before."""
+        if not isinstance(asked.caves, Caller):
+            return None
+        name, owner = asked.cave or asked.caves.pinned or DEFAULT, asked.caves.owner
+        return self._places.known(f"{owner}/{name}" if owner else name)
+
+    def calls(self, owner: str) -> list[dict[str, Any]]:
+        """The last calls, oldest first."""
+        feed = self._feeds.get(owner)
+        return [] if feed is None else list(feed.calls.values())
+
+    def picture(self, owner: str, call_id: str, number: int) -> Response:
+        """A picture of a call. Raises NotFound."""
+        feed = self._feeds.get(owner)
+        found = None if feed is None else feed.picture(call_id, number)
+        if found is None:
+            raise NotFound("that picture is not kept any more")
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600"}
+        headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+        return Response(found.data, media_type=found.mime_type, headers=headers)
+
+    def _tell(self, owner: str, feed: Feed, event: dict[str, Any]) -> None:
+        feed.put(event)
         for reader in self._readers.get(owner, ()):
             reader.tell(event)
 
@@ -95,6 +134,13 @@ class Events:
             self._readers[owner].discard(reader)
             if not self._readers[owner]:
                 del self._readers[owner]
+
+
+def _of_place(place: Place, asked: Asked) -> dict[str, Any]:
+    return {
+        "cave": place.cave.name,
+        "arguments": shown_arguments(asked.arguments, place.link.masker),
+    }
 
 
 async def _changes(ask: Ask, states: dict[str, str]) -> list[dict[str, Any]]:
@@ -118,8 +164,26 @@ def rows(events: Events) -> list[Row]:
         cave = await ask.caves.find(ask.request.path_params["id"])
         return EventSourceResponse(events.stream(ask, cave.name), ping=15)
 
+    async def calls(ask: Ask) -> Response:
+        cave = ask.request.query_params.get("cave")
+        found = events.calls(ask.caves.owner)
+        return answer({"calls": [c for c in found if cave is None or c["cave"] == cave]})
+
+    async def picture(ask: Ask) -> Response:
+        call_id, number = (ask.request.path_params[key] for key in ("call", "number"))
+        if not number.isascii() or not number.isdecimal() or len(number) > 3:
+            raise NotFound("no such picture")
+        return events.picture(ask.caves.owner, call_id, int(number))
+
     media = "text/event-stream"
+    many = {
+        "type": "object",
+        "properties": {"calls": {"type": "array", "items": {"type": "object"}}},
+    }
+    cave = {"cave": {"type": "string", "description": "Of this cave only."}}
     return [
         Row(method="GET", path="/v1/events", summary="Calls and caves, as they change.", tag="caves", scope="read", handler=everything, media=media),
         Row(method="GET", path="/v1/caves/{id}/events", summary="The same of one cave.", tag="caves", scope="read", handler=of_one, media=media),
+        Row(method="GET", path="/v1/calls", summary="The last calls: what was asked, and what came of it.", tag="caves", scope="read", handler=calls, result=many, query=cave),
+        Row(method="GET", path="/v1/calls/{call}/pictures/{number}", summary="A picture that a call has answered with.", tag="caves", scope="read", handler=picture, media="image/*"),
     ]  # fmt: skip

@@ -1,0 +1,156 @@
+# A cave is asked what it uses only while somebody looks, and never through its warden: to look at a cave is not to use it.
+"""What the caves of an owner use, now and during the last hour.
+
+One look of ``STEP_S`` costs what ``Cave.usage`` costs (local: some small files of /proc and /sys; docker: one request),
+and the lines that a cave's network has logged since. It goes on for ``LINGER_S`` after the last time anybody asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from ghost_mcp.errors import GhostError
+from ghost_mcp.lifecycle import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ghost_mcp.ghost import Ghost
+    from ghost_mcp.spec import CaveInfo
+
+__all__ = ["KEPT", "STEP_S", "Monitor", "Sample"]
+
+STEP_S = 5.0
+KEPT = 720  # an hour
+LINGER_S = 3600.0
+CAVES = 256  # all owners together; the one that was sampled longest ago is forgotten first
+ASK_S = 4.0
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a cave used at a time. None: its backend cannot tell. Network: moved by connections that have closed."""
+
+    at: float
+    cpus: float | None
+    memory_bytes: int | None
+    pids: int | None
+    disk_bytes: int | None
+    sent_bytes: int
+    received_bytes: int
+
+
+class _Series:
+    """The samples of one cave, and what the next one is compared with."""
+
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=KEPT)
+        self.cpu: tuple[float, float] | None = None
+        self.sent = self.received = 0
+        self.logged_to = 0.0
+
+    def cpus(self, at: float, cpu_s: float | None) -> float | None:
+        """Processors in use since the last sample; None for the first, and after a restart."""
+        before, self.cpu = self.cpu, None if cpu_s is None else (at, cpu_s)
+        if before is None or cpu_s is None or cpu_s < before[1] or at <= before[0]:
+            return None
+        return round((cpu_s - before[1]) / (at - before[0]), 4)
+
+    def count(self, records: list[dict[str, Any]]) -> None:
+        for record in records:
+            if record["at"] > self.logged_to:
+                self.logged_to = record["at"]
+                if record.get("event") == "closed":
+                    self.sent += record["sent_bytes"]
+                    self.received += record["received_bytes"]
+
+
+class Monitor:
+    """``run`` is the one task that samples; the rest reads what it has found."""
+
+    def __init__(self, ghost: Ghost) -> None:
+        self._ghost = ghost
+        self._looked: dict[str, float] = {}
+        self._series: OrderedDict[str, _Series] = OrderedDict()
+        self._wanted = anyio.Event()
+        self._sampled = anyio.Event()
+
+    async def run(self) -> None:
+        """Sample until cancelled."""
+        while True:
+            now = time.monotonic()
+            self._looked = {o: at for o, at in self._looked.items() if now - at < LINGER_S}
+            if not self._looked:
+                self._wanted = anyio.Event()
+                await self._wanted.wait()
+            await self._look()
+            self._sampled.set()
+            self._sampled = anyio.Event()
+            await anyio.sleep(STEP_S)
+
+    def samples(self, info: CaveInfo, last: int = KEPT) -> list[dict[str, Any]]:
+        """The last samples, oldest first; to ask is what makes them."""
+        self._looked[info.spec.owner] = time.monotonic()
+        self._wanted.set()
+        series = self._series.get(info.id)
+        return [] if series is None else [asdict(one) for one in list(series.samples)[-last:]]
+
+    async def follow(self, info: CaveInfo) -> AsyncIterator[dict[str, Any]]:
+        """Each new sample as it comes, beginning with the last one there is."""
+        told = 0.0
+        while True:
+            sampled = self._sampled
+            for one in self.samples(info, 1):
+                if one["at"] > told:
+                    told = one["at"]
+                    yield one
+            with anyio.move_on_after(STEP_S):
+                await sampled.wait()
+
+    async def _look(self) -> None:
+        try:
+            with anyio.fail_after(ASK_S):
+                found = await self._ghost.list()
+        except (GhostError, TimeoutError):
+            return
+        room = anyio.CapacityLimiter(AT_ONCE)
+        live = [i for i in found if i.state is State.RUNNING and i.spec.owner in self._looked]
+        async with anyio.create_task_group() as tasks:
+            for info in live[:CAVES]:
+                tasks.start_soon(self._sample, info, room)
+
+    async def _sample(self, info: CaveInfo, room: anyio.CapacityLimiter) -> None:
+        series = self._series.get(info.id) or _Series()
+        try:
+            async with room:
+                with anyio.fail_after(ASK_S):
+                    cave = await self._ghost.get(info.id)
+                    usage = await cave.usage()
+                    if info.spec.network.mode != "none":
+                        read = partial(cave.connections, since=series.logged_to)
+                        series.count(await anyio.to_thread.run_sync(read))
+        except (GhostError, TimeoutError, OSError):  # it has gone, or its engine is busy: next time
+            return
+        at = time.time()
+        sample = Sample(
+            at=round(at, 3),
+            cpus=series.cpus(at, usage.cpu_s),
+            memory_bytes=usage.memory_bytes,
+            pids=usage.pids,
+            disk_bytes=usage.disk_bytes,
+            sent_bytes=series.sent,
+            received_bytes=series.received,
+        )
+        series.samples.append(sample)
+        self._series[info.id] = series
+        self._series.move_to_end(info.id)
+        while len(self._series) > CAVES:
+            self._series.popitem(last=False)

@@ -1,0 +1,107 @@
+// One cave's page.
+import { type Cave, type Connection, type Limits, type Sample, ask, get, has, one } from "./api";
+import { activity } from "./calls";
+import { bytes, chart, clock, h } from "./dom";
+import { files } from "./files";
+import { actions, uses } from "./overview";
+import { attempt, button, state } from "./parts";
+
+const TABS = ["Activity", "Files", "Usage", "Network", "Previews", "Log", "Walls"] as const;
+const LOG_CHARS = 200_000;
+
+export function cavePage(main: HTMLElement, name: string, wanted: string, events: EventTarget): () => void {
+  const here = TABS.find((tab) => tab.toLowerCase() === wanted) ?? "Activity";
+  const head = h("div", { class: "row" }, h("h1", {}, name));
+  const links = h("p", { class: "links" });
+  const panel = h("section", { "aria-label": here });
+  const tabs = h("nav", { class: "tabs", "aria-label": `Views of ${name}` }, ...TABS.map((tab) =>
+    h("a", { href: `#/cave/${encodeURIComponent(name)}/${tab.toLowerCase()}`, "aria-current": tab === here ? "page" : false }, tab)));
+  main.replaceChildren(h("p", {}, h("a", { href: "#/" }, "← All caves")), head, links, tabs, panel);
+  let ended = false;
+  const draw = () => void attempt(async () => {
+    const cave = await get<Cave>(one(name));
+    if (ended) return;
+    head.replaceChildren(h("h1", {}, name), state(cave.state), h("span", { class: "quiet" }, cave.backend), h("span", { class: "row end" }, ...actions(cave, () => draw())));
+  });
+  draw();
+  for (const [title, path] of [["Terminal", "/terminal/"], ["Desktop", "/vnc/"], ["VS Code", "/code-server/"]] as const) {
+    void has(path).then((there) => { if (there && !ended) links.append(h("a", { class: "button", target: "_blank", rel: "noopener", href: `${path}?cave=${encodeURIComponent(name)}` }, title)); });
+  }
+  const changed = (event: Event) => { if ((event as CustomEvent<{ cave: string }>).detail.cave === name) draw(); };
+  events.addEventListener("cave", changed);
+  const views = { Activity: () => activity(panel, name, events), Files: () => files(panel, name), Usage: () => usage(panel, name), Network: () => network(panel, name), Previews: () => previews(panel, name), Log: () => log(panel, name), Walls: () => walls(panel, name) };
+  const leave = views[here]();
+  return () => { ended = true; leave(); events.removeEventListener("cave", changed); };
+}
+
+function usage(panel: HTMLElement, name: string): () => void {
+  const source = new EventSource(`${one(name)}/stats/events`);
+  let samples: Sample[] = [], limits: Limits | undefined;
+  panel.replaceChildren(h("p", { class: "quiet" }, "Measuring …"));
+  const draw = () => {
+    const last = samples.at(-1);
+    if (!last) return;
+    const drawn = (title: string, values: (number | null)[], most: number, now: string) => h("div", { class: "card" }, h("h2", {}, title), chart(values, most, `${title} in the last hour, now ${now}`), h("p", { class: "quiet" }, now));
+    const of = (pick: (sample: Sample) => number | null) => samples.map(pick);
+    panel.replaceChildren(h("div", { class: "uses wide" }, ...uses(limits, last)), h("div", { class: "cards" },
+      drawn("Processors", of((s) => s.cpus), limits?.cpus ?? 1, last.cpus === null ? "–" : last.cpus.toFixed(2)),
+      drawn("Memory", of((s) => s.memory_bytes), limits?.memory_bytes ?? 0, bytes(last.memory_bytes)),
+      drawn("Processes", of((s) => s.pids), 0, String(last.pids ?? "–")),
+      last.disk_bytes === null ? "" : drawn("Disk", of((s) => s.disk_bytes), limits?.disk_bytes ?? 0, bytes(last.disk_bytes)),
+      drawn("Network, moved in all", of((s) => s.sent_bytes + s.received_bytes), 0, `${bytes(last.sent_bytes)} out, ${bytes(last.received_bytes)} in`)),
+      h("p", { class: "quiet" }, "Every five seconds, while somebody looks and for an hour after; a dash where the backend cannot tell."));
+  };
+  void attempt(async () => {
+    const found = await get<{ samples: Sample[]; limits: Limits }>(`${one(name)}/stats/history`);
+    limits = found.limits;
+    samples = found.samples;
+    draw();
+  });
+  source.addEventListener("sample", (event) => {
+    const sample = JSON.parse((event as MessageEvent<string>).data) as Sample;
+    if (sample.at > (samples.at(-1)?.at ?? 0)) samples = [...samples, sample].slice(-720);
+    draw();
+  });
+  return () => source.close();
+}
+
+function network(panel: HTMLElement, name: string): () => void {
+  const draw = () => attempt(async () => {
+    const { mode, connections } = await get<{ mode: string; connections: Connection[] }>(`${one(name)}/egress`);
+    const rows = connections.slice().reverse().map((c) => h("tr", { class: c.event === "refused" ? "bad" : "" },
+      h("td", {}, clock(c.at)), h("td", {}, c.event), h("td", {}, h("code", {}, c.target)), h("td", {}, c.why || c.rule || ""),
+      h("td", {}, c.event === "closed" ? `${bytes(c.sent_bytes)} out, ${bytes(c.received_bytes)} in` : "")));
+    panel.replaceChildren(h("p", {}, mode === "none" ? "This cave has no network: nothing leaves it." : `Network: ${mode}.`),
+      rows.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Connections" }, h("table", {}, h("thead", {}, h("tr", {}, ...["Time", "What", "Where", "Why", "Moved"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...rows))) : h("p", { class: "quiet" }, "No connections."));
+  });
+  void draw();
+  const timer = setInterval(() => void draw(), 4000);
+  return () => clearInterval(timer);
+}
+
+function previews(panel: HTMLElement, name: string): () => void {
+  const form = h("form", { class: "row" }, h("label", {}, "Port in the cave", h("input", { name: "port", type: "number", min: 1, max: 65535, required: true, value: 8000 })), h("button", { class: "main" }, "Open"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    window.open(`/caves/${encodeURIComponent(name)}/proxy/${Number(new FormData(form).get("port"))}/`, "_blank", "noopener");
+  });
+  panel.replaceChildren(h("p", {}, "What a program in the cave serves, without a port on this machine."), form);
+  return () => undefined;
+}
+
+function log(panel: HTMLElement, name: string): () => void {
+  const text = h("pre", { tabindex: 0, "aria-label": "Log of the cave" }, "…");
+  const draw = async () => { text.textContent = (await (await ask(`${one(name)}/logs`)).text()).slice(-LOG_CHARS) || "(nothing yet)"; };
+  panel.replaceChildren(h("div", { class: "row" }, button("Read again", draw)), text);
+  void attempt(draw);
+  return () => undefined;
+}
+
+function walls(panel: HTMLElement, name: string): () => void {
+  void attempt(async () => {
+    const cave = await get<Cave>(one(name));
+    panel.replaceChildren(h("p", {}, "What is really enforced around this cave."), h("dl", {}, ...Object.entries(cave.assurance).map(([what, told]) =>
+      h("div", {}, h("dt", {}, what, " ", h("span", { class: `state ${told.enforced ? "running" : "failed"}` }, told.enforced ? "enforced" : "not enforced")), h("dd", {}, told.how)))));
+  });
+  return () => undefined;
+}

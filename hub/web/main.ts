@@ -1,0 +1,32 @@
+// The address after # says what is shown; one stream of events serves all views.
+import { cavePage } from "./cave";
+import { overview } from "./overview";
+import { say } from "./parts";
+
+const events = new EventTarget();
+const main = document.querySelector("main")!;
+const live = document.getElementById("live")!;
+let leave = (): void => undefined;
+
+function show(): void {
+  leave();
+  const [, kind, name, tab] = location.hash.split("/");
+  const cave = kind === "cave" && name ? decodeURIComponent(name) : "";
+  document.title = cave ? `${cave} · Ghost` : "Ghost";
+  leave = cave ? cavePage(main, cave, tab ?? "", events) : overview(main, events);
+}
+
+function listen(): void {
+  const source = new EventSource("/v1/events");
+  for (const kind of ["call", "cave"]) {
+    source.addEventListener(kind, (event) => events.dispatchEvent(new CustomEvent(kind, { detail: JSON.parse((event as MessageEvent<string>).data) })));
+  }
+  source.addEventListener("missed", () => say("Some calls went by too fast to be shown."));
+  source.addEventListener("open", () => { live.textContent = "live"; live.className = "state running"; });
+  source.addEventListener("error", () => { live.textContent = "not connected"; live.className = "state failed"; });
+}
+
+addEventListener("hashchange", show);
+show();
+listen();
+performance.mark("interactive");

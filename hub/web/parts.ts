@@ -1,0 +1,57 @@
+// What several views show.
+import { Refusal } from "./api";
+import { h } from "./dom";
+
+let shown = 0;
+
+/** Say a thing to everybody, also to those who listen to the page. */
+export function say(text: string, bad = false): void {
+  const place = document.getElementById("said")!;
+  place.replaceChildren(h("p", { class: bad ? "bad" : "" }, text));
+  const mine = ++shown;
+  setTimeout(() => { if (mine === shown) place.replaceChildren(); }, bad ? 12000 : 5000);
+}
+
+/** Do a thing that the hub may refuse, and say so. */
+export async function attempt(act: () => Promise<void>): Promise<void> {
+  try {
+    await act();
+  } catch (error) {
+    say(error instanceof Refusal ? `${error.message}. ${error.hint}` : String(error), true);
+  }
+}
+
+export function button(text: string, act: () => Promise<void> | void, props: Record<string, unknown> = {}): HTMLButtonElement {
+  const made = h("button", { type: "button", ...props }, text);
+  made.addEventListener("click", async () => {
+    made.disabled = true;
+    await attempt(async () => { await act(); });
+    made.disabled = false;
+  });
+  return made;
+}
+
+export function state(word: string): HTMLElement {
+  return h("span", { class: `state ${["running", "paused", "stopped", "ended"].includes(word) ? word : ""}` }, word);
+}
+
+/** Use against a limit, as words and as a bar. */
+export function use(title: string, value: string, part: number | null): HTMLElement {
+  return h("div", { class: "use" }, h("span", { class: "quiet" }, title), h("span", { class: "value" }, value),
+    part === null ? null : h("meter", { min: 0, max: 1, high: 0.9, optimum: 0, value: Math.min(1, part), "aria-label": `${title}: ${value}` }));
+}
+
+/** A dialog that gives itself back when it is closed; Escape closes it, the browser keeps the focus inside. */
+export function dialog(title: string, ...content: (Node | string)[]): HTMLDialogElement {
+  const made = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
+  made.addEventListener("close", () => made.remove());
+  document.body.append(made);
+  made.showModal();
+  return made;
+}
+
+export function confirmed(title: string, text: string, word: string, act: () => Promise<void>): void {
+  const made = dialog(title, h("p", {}, text), h("div", { class: "row end" },
+    button("Cancel", () => made.close()),
+    button(word, async () => { made.close(); await act(); }, { class: "danger" })));
+}
