@@ -69,11 +69,11 @@ try {
   const slow = tool("shell_exec", { command: "echo warm", cave: "dev" });
   await slow;
   const running = tool("shell_exec", { command: `until [ -e go ]; do sleep 0.05; done; echo "${hostile}"`, cave: "dev" });
-  await page.locator("li", { hasText: "until [ -e go ]" }).getByText("running").waitFor();
+  await page.locator("li", { hasText: "until [ -e go ]" }).getByText("running", { exact: true }).waitFor();
   await tool("file_write", { path: "go", content: "", cave: "dev" });
   await running;
   const call = page.locator("details", { hasText: "until [ -e go ]" });
-  await call.getByText("done").waitFor();
+  await call.getByText("done", { exact: true }).waitFor();
   await call.locator("summary").focus();
   await page.keyboard.press("Enter");
   await call.getByLabel("Answer").getByText(hostile).waitFor();
