@@ -420,23 +420,27 @@ class Link:
             ) from exc
 
     async def _read(self) -> None:
-        with self._scope:
-            try:
-                while True:
-                    for frame in await self._next():
-                        if frame.kind == wire.PING:
-                            await self.write(self.wire.send_pong(frame.body))
-                        else:
-                            self._dispatch(frame)
-            except (CaveGone, ProtocolFailure) as exc:
-                self._break(exc)
-            except wire.ProtocolError as exc:
-                self._break(
-                    ProtocolFailure(f"the warden of cave {self.name} broke the protocol: {exc}")
-                )
-        self._break(CaveGone(f"the link to cave {self.name} was closed"))
-        with anyio.CancelScope(shield=True):
-            await self._stream.aclose()
+        try:
+            with self._scope:
+                await self._take()
+        except (CaveGone, ProtocolFailure) as exc:
+            self._break(exc)
+        except wire.ProtocolError as exc:
+            self._break(
+                ProtocolFailure(f"the warden of cave {self.name} broke the protocol: {exc}")
+            )
+        finally:  # also when the task group it reads in is cancelled
+            self._break(CaveGone(f"the link to cave {self.name} was closed"))
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+
+    async def _take(self) -> None:
+        while True:
+            for frame in await self._next():
+                if frame.kind == wire.PING:
+                    await self.write(self.wire.send_pong(frame.body))
+                else:
+                    self._dispatch(frame)
 
     def _dispatch(self, frame: wire.Frame) -> None:
         if frame.kind == wire.OPEN:

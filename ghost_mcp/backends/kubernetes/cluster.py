@@ -16,7 +16,7 @@ import anyio.lowlevel
 from kubernetes.aio import config as cluster_config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from ghost_mcp.backends.kubernetes.stream import PROTOCOLS, ExecStream, hang_up
+from ghost_mcp.backends.kubernetes.stream import PROTOCOLS, ExecStream, Socket, hang_up
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -58,6 +58,7 @@ class Cluster:
             connector=connector,
             json_serialize=lambda value: json.dumps(value, separators=(",", ":")),
             read_bufsize=1 << 20,
+            ws_response_class=Socket,
         )
         self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
         self._execs: set[ExecStream] = set()
@@ -231,6 +232,7 @@ class Cluster:
             raise _meant(exc.status, {"message": exc.message}) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise _unreachable(exc) from exc
+        assert isinstance(socket, Socket)  # noqa: S101  (the session makes no other)
         stream = ExecStream(socket, self._execs.discard)
         self._execs.add(stream)
         return stream

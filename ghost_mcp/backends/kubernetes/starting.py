@@ -167,21 +167,26 @@ class Starter:
     async def _keep(
         self, scope: anyio.CancelScope, space: str, pod: str, link: Link | None
     ) -> None:
-        with scope:
-            while True:
-                try:
-                    if link is None:
-                        link = await self.link(space, pod)
-                    await link.call("hold")
-                except CaveGone:
-                    if link is None:
-                        return
-                    await link.aclose()  # it broke: whether the cave is there, the next one tells
-                    link = None
-                    continue
-                except GhostError:
-                    pass
-                await anyio.sleep(HOLD_S)
+        try:
+            with scope:
+                while True:
+                    try:
+                        if link is None:
+                            link = await self.link(space, pod)
+                        await link.call("hold")
+                    except CaveGone:
+                        if link is None:
+                            return
+                        # It broke: whether the cave is there, the next one tells.
+                        await link.aclose()
+                        link = None
+                        continue
+                    except GhostError:
+                        pass
+                    await anyio.sleep(HOLD_S)
+        finally:
+            if link is not None:
+                await link.aclose()
 
 
 def _waiting(pod: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,13 +6,13 @@ import json
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import anyio
 from anyio.abc import ByteStream
 
-__all__ = ["PROTOCOLS", "ExecStream", "hang_up"]
+__all__ = ["PROTOCOLS", "ExecStream", "Socket", "hang_up"]
 
 # Newest first. Only v5 can close standard input by itself, so nothing here relies on that.
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
@@ -21,14 +21,17 @@ CHUNK = 1 << 18
 CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.002
 
 
+class Socket(aiohttp.ClientWebSocketResponse[Literal[True]]):
+    """A WebSocket whose connection can be given up: ``close()`` keeps one that broke without a goodbye."""
+
+    def give_up(self) -> None:
+        self._response.close()
+
+
 class ExecStream(ByteStream):
     """Bytes to the program's standard input, bytes from its standard output. ``closed`` is called at its end."""
 
-    def __init__(
-        self,
-        connection: aiohttp.ClientWebSocketResponse,
-        closed: Callable[[ExecStream], None],
-    ) -> None:
+    def __init__(self, connection: Socket, closed: Callable[[ExecStream], None]) -> None:
         self._socket = connection
         self._closed = closed
         self._raw = connection.get_extra_info("socket")
@@ -79,10 +82,13 @@ class ExecStream(ByteStream):
         """There is no half-close to rely on: the relay ends with the connection."""
 
     async def aclose(self) -> None:
-        with anyio.move_on_after(CLOSE_S, shield=True):
-            await self._socket.close()
-        await hang_up(self._raw)
-        self._closed(self)
+        try:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await self._socket.close()
+        finally:
+            self._socket.give_up()
+            await hang_up(self._raw)
+            self._closed(self)
 
 
 async def hang_up(raw: socket.socket | None) -> None:

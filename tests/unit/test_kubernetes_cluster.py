@@ -1,0 +1,146 @@
+"""Connections to an API server that breaks them: nothing of them is left to the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from aiohttp import web
+from aiohttp.connector import Connection
+from kubernetes.aio.client import ApiClient, Configuration
+
+from ghost_mcp.backends.kubernetes.cluster import Cluster, Expired
+from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.errors import BackendUnavailable, GhostError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def still_open() -> list[Connection]:
+    """Connections whose owner has not let go of them: collected like this, they warn, or not, by chance."""
+    found = (one for one in gc.get_objects() if isinstance(one, Connection))
+    return [one for one in found if one.protocol is not None]
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[Cluster]:
+    """A cluster at a server that answers everything by ``handler``; what it left open fails the test."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    before = still_open()
+    cluster = Cluster(ApiClient(Configuration(host=f"http://{host}:{port}")), Settings())
+    try:
+        yield cluster
+    finally:
+        await cluster.aclose()
+        left = [one for one in still_open() if one not in before]
+        await runner.cleanup()
+    assert left == []
+
+
+def cut(request: web.Request) -> None:
+    assert request.transport is not None
+    request.transport.abort()
+
+
+async def test_an_exec_whose_connection_breaks_is_closed() -> None:
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        await socket.send_bytes(b"\x01hello")
+        cut(request)
+        return socket
+
+    async with served(breaks) as cluster:
+        stream = await cluster.exec("/exec", ["true"], "cave")
+        assert await stream.receive() == b"hello"
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        await stream.aclose()
+
+
+async def test_an_exec_that_nobody_closed_is_closed_with_the_cluster() -> None:
+    async def waits(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    async with served(waits) as cluster:
+        stream = await cluster.exec("/exec", ["true"], "cave")
+    with pytest.raises(anyio.EndOfStream):
+        await stream.receive()
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+async def test_an_exec_that_is_refused_is_closed(status: int) -> None:
+    async def refuses(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    async with served(refuses) as cluster:
+        with pytest.raises(GhostError):
+            await cluster.exec("/exec", ["true"], "cave")
+
+
+async def test_a_watch_that_is_cut_says_that_the_cluster_does_not_answer() -> None:
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b'{"type":"ADDED","object":{"metadata":{}}}\n')
+        cut(request)
+        return answer
+
+    async with served(breaks) as cluster:
+        seen = []
+        with pytest.raises(BackendUnavailable):
+            async for kind, _ in cluster.watch("/pods", {}):
+                seen.append(kind)
+        assert seen in (["ADDED"], [])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_watch_of_a_version_that_is_gone_has_expired(inside: bool) -> None:
+    async def gone(request: web.Request) -> web.StreamResponse:
+        status = {"kind": "Status", "code": 410}
+        if inside:
+            return web.json_response({"type": "ERROR", "object": status})
+        return web.json_response(status, status=410)
+
+    async with served(gone) as cluster:
+        with pytest.raises(Expired):
+            async for _ in cluster.watch("/pods", {}):
+                pass
+
+
+async def test_what_is_throttled_is_asked_again() -> None:
+    asked = 0
+
+    async def busy(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"asked": asked}, status=429 if asked < 3 else 201)
+
+    async with served(busy) as cluster:
+        assert await cluster.ask("POST", "/pods", {}) == {"asked": 3}
+
+
+async def test_what_may_have_been_done_is_not_done_twice() -> None:
+    asked = 0
+
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        cut(request)
+        return web.Response()
+
+    async with served(breaks) as cluster:
+        with pytest.raises(BackendUnavailable):
+            await cluster.ask("POST", "/pods", {})
+        assert asked == 1
