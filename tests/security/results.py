@@ -144,7 +144,8 @@ class _Results:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         lines = parse(TABLE.read_text()) if TABLE.exists() else {}
         if session.config.option.collectonly:
-            lines = {key: line for key, line in lines.items() if key in self._there}
+            there = self._there
+            lines = {k: line for k, line in lines.items() if k in there and line.outcome != NONE}
             lines |= {key: Line(outcome=_UNRUN) for key in self._there - set(lines)}
         lines |= {key: ran.line() for key, ran in self._ran.items()}
         tried = {key[0] for key in lines if lines[key].outcome != NONE}
