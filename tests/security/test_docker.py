@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -59,6 +60,30 @@ from tests.security.test_resources import (  # noqa: F401 - collected here
 pytestmark = pytest.mark.docker
 
 SEED = 20261125
+KILLS = 4
+# A hub that is killed: makes ephemeral caves, works in them and destroys every other one, without end.
+_HUB = """
+import sys
+import anyio
+from ghost_mcp import CaveSpec, Ghost
+from {module} import {kind}
+
+async def work(ghost, number):
+    while True:
+        cave = await ghost.create(CaveSpec(ephemeral=True))
+        print(cave.id, flush=True)
+        await cave.exec("(setsid sleep 300 &); sleep 0.01")
+        if number % 2:
+            await cave.destroy()
+
+async def main():
+    backend = {kind}(image=sys.argv[1], instance=sys.argv[2])
+    async with Ghost(backend=backend) as ghost, anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(work, ghost, number)
+
+anyio.run(main)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +154,31 @@ async def test_i6_a_filter_that_does_not_load_stops_the_cave(
         with pytest.raises(GhostError, match="seccomp"):
             await ghost.create(CaveSpec(ephemeral=True))
     assert things(engine, kind, own) == []
+
+
+async def test_l1_kill_9_of_the_hub(
+    engine: docker.APIClient,
+    image: str,
+    kind: type[DockerBackend],
+    own: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At random moments, among creating, running and destroying: the engine has nothing left of it."""
+    dice = random.Random(SEED)
+    program = _HUB.format(module=kind.__module__, kind=kind.__name__)
+    for _ in range(KILLS):
+        async with await anyio.open_process([sys.executable, "-c", program, image, own]) as hub:
+            assert hub.stdout is not None
+            with anyio.fail_after(60):
+                await hub.stdout.receive()
+            await anyio.sleep(dice.uniform(0.05, 1.5))
+            hub.send_signal(signal.SIGKILL)
+            await hub.wait()
+    # One that was made and never started stays until its maker's time is over, which is now.
+    monkeypatch.setattr(kind, "_making_s", 0.0)
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        await (await ghost.backend()).leftovers(remove=True)
+    await gone(engine, kind, own)
 
 
 async def test_l2_after_a_kill_what_is_listed_is_there_and_what_was_written_too(
