@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp import audit
@@ -40,7 +41,8 @@ def _since(span: str | None) -> str:
 
     if span is None:
         return ""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - parse_span(span)))
+    at = datetime.fromtimestamp(time.time() - parse_span(span), UTC)
+    return at.isoformat(timespec="milliseconds")
 
 
 def _wanted(entry: Mapping[str, Any], options: argparse.Namespace) -> bool:
