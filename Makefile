@@ -5,7 +5,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz build bundle requirements images clean
+.PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz build bundle requirements manifests images clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ build: setup-test ## Build the sdist and the wheel into dist/
 
 bundle: setup ## Build the MCPB bundle into dist/
 	@$(PYTHON) configs/clients/bundle.py
+
+manifests: setup-test ## Render the Helm chart into the kustomize base
+	.venv/bin/python scripts/manifests
 
 requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/runtime.txt

@@ -13,7 +13,7 @@ from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.errors import InvalidArgument, Unsupported
 from ghost_mcp.spec import CaveSpec, Limits
 
-CAVES = Path(__file__).parents[2] / "configs/kubernetes/caves.yaml"
+CAVES = Path(__file__).parents[2] / "configs/kubernetes/base/caves.yaml"
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
@@ -28,7 +28,7 @@ def restricted(pod: dict[str, Any]) -> list[str]:
     found += [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
     for volume in spec["volumes"]:
         found += [f"volume {kind}" for kind in set(volume) - {"name"} - VOLUMES]
-    for one in [*spec["initContainers"], *spec["containers"]]:
+    for one in [*spec.get("initContainers", ()), *spec["containers"]]:
         own = one["securityContext"]
         seccomp = own.get("seccompProfile") or whole.get("seccompProfile") or {}
         wrong = {
@@ -104,3 +104,9 @@ def test_the_namespace_denies_all_traffic_and_enforces_restricted() -> None:
     for rule in things["Role"]["rules"]:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
         assert "secrets" not in rule["resources"]
+
+
+def test_the_hub_is_restricted_as_its_caves_are() -> None:
+    things = yaml.safe_load_all((CAVES.parent / "hub.yaml").read_text("utf-8"))
+    (deployment,) = (thing for thing in things if thing["kind"] == "Deployment")
+    assert restricted(deployment["spec"]["template"]) == []
