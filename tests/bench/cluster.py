@@ -1,0 +1,320 @@
+# A simulation, and what it says is no measurement: the backend's own code against an API server that is made up here.
+"""``python -m tests.bench.cluster [--caves N] [--hubs N]``: many hubs and caves on one simulated cluster.
+
+Real are the backend's requests, retries, pace, watches, lists and tables. Made up are the API server, which answers
+from dictionaries after the times below, its scheduler and its nodes; and the links, whose time is that of an exec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.cluster import Cluster, _Pace
+from ghost_mcp.backends.kubernetes.finding import Finder
+from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.backends.kubernetes.starting import Starter
+from ghost_mcp.errors import Conflict
+from ghost_mcp.spec import CaveSpec
+from ghost_mcp.warden.link import Link
+
+__all__ = ["Result", "simulate"]
+
+# Medians of a single-node cluster (Kubernetes 1.20, two cores); see configs/kubernetes/SCALING.md.
+READ_S, WRITE_S, EXEC_S, START_S = 0.004, 0.007, 0.12, 3.0
+# Assumed: an API server's bounds on what it does at once, by their defaults, and a scheduler's usual pace.
+READS, WRITES, SCHEDULED_PER_S = 400, 200, 100.0
+SPACE = "ghost"
+
+
+class Server:
+    """The objects of one namespace, and who watches them."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.bytes_listed = 0
+        self._kinds: dict[str, dict[str, dict[str, Any]]] = {}
+        self._version = 0
+        self._watches: list[tuple[dict[str, str], asyncio.Queue[str]]] = []
+        self._room = {True: asyncio.Semaphore(READS), False: asyncio.Semaphore(WRITES)}
+        self._next_start = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(
+        self, method: str, path: str, body: Any, query: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        if path == "/version":
+            return 200, {}
+        found = re.fullmatch(r"/api/v1/namespaces/[^/]+/([a-z]+)(?:/([^/]+))?", path)
+        assert found is not None, path
+        kind, name = found[1], found[2]
+        reads = method == "GET"
+        self.requests[f"{method} {kind}" + ("" if name or not reads else " (list)")] += 1
+        async with self._room[reads]:
+            await asyncio.sleep(READ_S if reads else WRITE_S)
+        there = self._kinds.setdefault(kind, {})
+        if method == "POST":
+            return self._made(kind, there, json.loads(json.dumps(body)))
+        if name is None:
+            return 200, self._list(there, query)
+        if name not in there:
+            return self._refuse(404)
+        uid = (body or {}).get("preconditions", {}).get("uid")
+        if uid is not None and uid != there[name]["metadata"]["uid"]:
+            return self._refuse(409)
+        thing = there[name]
+        if method == "DELETE":
+            del there[name]
+            self._tell(kind, "DELETED", thing)
+        return 200, cast("dict[str, Any]", json.loads(json.dumps(thing)))
+
+    def _refuse(self, status: int) -> tuple[int, dict[str, Any]]:
+        self.refused[status] += 1
+        return status, {"message": "refused"}
+
+    def _made(
+        self, kind: str, there: dict[str, dict[str, Any]], thing: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        meta = thing["metadata"]
+        if meta["name"] in there:
+            return self._refuse(409)
+        self._version += 1
+        meta |= {
+            "uid": f"uid-{self._version}",
+            "namespace": SPACE,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        }
+        there[meta["name"]] = thing
+        thing["status"] = {"phase": "Pending"}
+        self._tell(kind, "ADDED", thing)
+        if kind == "pods":
+            task = asyncio.create_task(self._start(thing))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return 201, cast("dict[str, Any]", json.loads(json.dumps(thing)))
+
+    async def _start(self, pod: dict[str, Any]) -> None:
+        """Scheduled one after the other, started all at once: there are nodes enough."""
+        now = time.monotonic()
+        self._next_start = max(self._next_start, now) + 1 / SCHEDULED_PER_S
+        await asyncio.sleep(self._next_start - now)
+        self._tell("pods", "MODIFIED", pod)
+        await asyncio.sleep(START_S)
+        state = {"running": {"startedAt": "2026-01-01T00:00:01Z"}}
+        pod["status"] = {
+            "phase": "Running",
+            "containerStatuses": [{"name": "cave", "state": state}],
+        }
+        if pod["metadata"]["name"] in self._kinds["pods"]:
+            self._tell("pods", "MODIFIED", pod)
+
+    def _list(self, there: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
+        asked = _labels(query)
+        found = [one for one in there.values() if asked.items() <= _of(one).items()]
+        begin, limit = int(query.get("continue", 0)), int(query.get("limit", len(found)))
+        page = found[begin : begin + limit]
+        more = str(begin + limit) if begin + limit < len(found) else ""
+        text = json.dumps(
+            {"items": page, "metadata": {"resourceVersion": str(self._version), "continue": more}}
+        )
+        self.bytes_listed += len(text)
+        return cast("dict[str, Any]", json.loads(text))
+
+    def _tell(self, kind: str, what: str, thing: dict[str, Any]) -> None:
+        self._version += 1
+        thing["metadata"]["resourceVersion"] = str(self._version)
+        if kind == "pods":
+            for asked, queue in self._watches:
+                if asked.items() <= _of(thing).items():
+                    queue.put_nowait(json.dumps([what, thing]))
+
+    async def watch(self, query: Mapping[str, str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        self.requests["WATCH pods"] += 1
+        mine: tuple[dict[str, str], asyncio.Queue[str]] = _labels(query), asyncio.Queue()
+        self._watches.append(mine)
+        try:
+            while True:
+                what, thing = json.loads(await mine[1].get())
+                yield what, thing
+        finally:
+            self._watches.remove(mine)
+
+
+def _labels(query: Mapping[str, str]) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair)
+
+
+def _of(thing: Mapping[str, Any]) -> dict[str, str]:
+    return cast("dict[str, str]", thing["metadata"].get("labels") or {})
+
+
+class SimulatedCluster(Cluster):
+    """The backend's connection, with its retries and its pace, to a server in this process."""
+
+    def __init__(self, server: Server, settings: Settings) -> None:
+        self._server = server
+        self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
+        self.calls = 0
+
+    async def aclose(self) -> None:
+        pass
+
+    async def _once(
+        self, method: str, path: str, body: Any, query: Mapping[str, str] | None
+    ) -> tuple[int, dict[str, Any], float]:
+        await self._pace.wait()
+        self.calls += 1
+        status, answer = await self._server.answer(method, path, body, query or {})
+        return status, answer, 0.0
+
+    async def watch(
+        self, path: str, query: Mapping[str, str]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        await self._pace.wait()
+        self.calls += 1
+        async for event in self._server.watch(query):
+            yield event
+
+
+class _Wire:
+    """A link that is there."""
+
+    async def call(self, name: str, *given: Any) -> dict[str, Any]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+class _Starter(Starter):
+    async def link(self, space: str, pod: str) -> Link:
+        cluster = cast("SimulatedCluster", self._cluster)
+        await cluster._pace.wait()
+        cluster.calls += 1
+        cluster._server.requests["GET pods/exec"] += 1
+        await asyncio.sleep(EXEC_S)
+        return cast("Link", _Wire())
+
+
+class Hub(KubernetesBackend):
+    """The backend as it is, on a simulated cluster."""
+
+    def __init__(self, server: Server, config: Settings) -> None:
+        super().__init__(config)
+        self._server = server
+
+    async def __aenter__(self) -> Self:
+        cluster = SimulatedCluster(self._server, self.config)
+        starter = _Starter(cluster, self.config, self._maker)
+        self._open = cluster, Finder(cluster, self.config), starter
+        await starter.begin()
+        return self
+
+    def table_bytes(self) -> int:
+        """What this hub remembers of its caves."""
+        seen = [watcher._seen for watcher in self._starter._watchers.values()]
+        return _size([seen, {key: asdict(own) for key, own in self._own.items()}])
+
+
+def _size(thing: Any) -> int:
+    whole = sys.getsizeof(thing)
+    if isinstance(thing, dict):
+        return whole + sum(_size(key) + _size(value) for key, value in thing.items())
+    return whole + (sum(map(_size, thing)) if isinstance(thing, list) else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Times are seconds. ``requests`` is all that was asked of the API server, by kind."""
+
+    caves: int
+    hubs: int
+    calls_per_cave: float
+    create_p50_s: float
+    create_p99_s: float
+    creates_per_s: float
+    table_bytes_per_hub: float
+    list_s: float
+    list_calls: int
+    list_bytes: int
+    race_won: int
+    race_conflicts: int
+    race_calls: int
+    requests: dict[str, int]
+
+
+async def simulate(caves: int, hubs: int) -> Result:
+    """All caves at once, evenly over the hubs; then one hub's list, a race for one name, and the end of all."""
+    server = Server()
+    settings = Settings(image="debian:12", namespace=SPACE)
+    several = [Hub(server, settings) for _ in range(hubs)]
+    for hub in several:
+        await hub.__aenter__()
+    took: list[float] = []
+
+    async def create(number: int) -> None:
+        began = time.monotonic()
+        # Not by the name that a spec makes up: of 10,000 of those, two are often the same.
+        await several[number % hubs].create(CaveSpec(name=f"cave-{number}", ephemeral=True))
+        took.append(time.monotonic() - began)
+
+    began = time.monotonic()
+    await asyncio.gather(*(create(number) for number in range(caves)))
+    whole_s = time.monotonic() - began
+    remembered = statistics.fmean(hub.table_bytes() for hub in several)
+    list_s, list_calls, list_bytes = await _listed(server, several[0], caves)
+    before, refused = _calls(several), server.refused[409]
+    race = await asyncio.gather(
+        *(hub.create(CaveSpec(name="default", owner="alice", ephemeral=True)) for hub in several),
+        return_exceptions=True,
+    )
+    assert all(isinstance(one, Conflict) for one in race if isinstance(one, BaseException))
+    raced, conflicts = _calls(several) - before, server.refused[409] - refused
+    await asyncio.gather(*(hub.__aexit__(None, None, None) for hub in several))
+    life = _calls(several) - raced - list_calls
+    return Result(
+        caves=caves,
+        hubs=hubs,
+        calls_per_cave=round(life / caves, 2),
+        create_p50_s=round(statistics.median(took), 3),
+        create_p99_s=round(sorted(took)[int(len(took) * 0.99)], 3),
+        creates_per_s=round(caves / whole_s, 1),
+        table_bytes_per_hub=round(remembered),
+        list_s=round(list_s, 3),
+        list_calls=list_calls,
+        list_bytes=list_bytes,
+        race_won=sum(not isinstance(one, BaseException) for one in race),
+        race_conflicts=conflicts,
+        race_calls=raced,
+        requests=dict(server.requests),
+    )
+
+
+async def _listed(server: Server, hub: Hub, caves: int) -> tuple[float, int, int]:
+    calls, sent, began = hub.cluster.calls, server.bytes_listed, time.monotonic()
+    assert len(await hub.list()) == caves
+    return time.monotonic() - began, hub.cluster.calls - calls, server.bytes_listed - sent
+
+
+def _calls(hubs: list[Hub]) -> int:
+    return sum(hub.cluster.calls for hub in hubs)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="a simulation, not a measurement")
+    parser.add_argument("--caves", type=int, default=10_000)
+    parser.add_argument("--hubs", type=int, default=50)
+    options = parser.parse_args()
+    result = asyncio.run(simulate(options.caves, options.hubs))
+    print(json.dumps({"simulation": True} | asdict(result), indent=2))
