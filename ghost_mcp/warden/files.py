@@ -302,16 +302,29 @@ class _Writer:
         if mode is None:
             mode = modes.S_IMODE(info.st_mode) if info is not None else 0o644
         os.fchmod(self.fd, mode & 0o777)
+        if not self.temporary and (self.kind == "create" or info is None) and self._name(self.full):
+            return
         if not self.temporary:
+            # Only a rename takes another's place. A crash just here leaves this name too, of a whole file.
             named = f"{os.path.dirname(self.full)}/.{os.urandom(8).hex()}.part"
-            # A descriptor is given, though the path is absolute, so that Python calls linkat(2): it follows.
-            os.link(f"/proc/self/fd/{self.fd}", named, src_dir_fd=self.fd, follow_symlinks=True)
+            self._name(named)
             self.temporary = named
         if self.kind == "create":
             os.link(self.temporary, self.full)  # fails when the name has come meanwhile
         else:
             os.rename(self.temporary, self.full)
             self.temporary = ""
+
+    def _name(self, path: str) -> bool:
+        """Give the unnamed file its name; False where another has come meanwhile that may be replaced."""
+        try:
+            # A descriptor is given, though the path is absolute, so that Python calls linkat(2): it follows.
+            os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, follow_symlinks=True)
+        except FileExistsError:
+            if self.kind == "create":
+                raise
+            return False
+        return True
 
     def _append(self, info: os.stat_result) -> None:
         """Append in one go; cut off again when the disk is full, so that all or nothing is there."""
