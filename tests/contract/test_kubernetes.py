@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.lifecycle import State
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import connected
@@ -81,6 +83,18 @@ class TestKubernetes(BackendContract):
                 await backend.destroy(info.id)
                 spent = backend.cluster.calls - before
             assert spent <= 6  # the second one finds the watch running
+
+    async def test_two_hubs_that_start_a_cave_at_once_make_one_pod(self) -> None:
+        async with self.make() as one, self.make() as other:
+            info = await one.create(self.spec())
+            try:
+                await one.stop(info.id)
+                started = await asyncio.gather(one.start(info.id), other.start(info.id))
+                assert [now.state for now in started] == [State.RUNNING] * 2
+                pods = await self.found("pods", info.id)
+                assert len([p for p in pods if not p["metadata"].get("deletionTimestamp")]) == 1
+            finally:
+                await one.destroy(info.id)
 
     async def engine_shows(self, info: CaveInfo) -> str:
         return json.dumps([await self.found(kind, info.id) for kind in KINDS])

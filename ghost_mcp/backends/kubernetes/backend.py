@@ -13,6 +13,7 @@ has begun. No Service, no published port: everything goes over the exec.
 
 from __future__ import annotations
 
+import hashlib
 import secrets as random_values
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -286,8 +287,11 @@ class KubernetesBackend(Backend):
             raise CaveGone(
                 f"cave {spec.name} was ephemeral, and has ended", hint="Create it again."
             )
+        try:
+            pod = await self._pod(spec, f"ghost-{spec.id}-{_next(there)}")
+        except _Made:  # another hub starts it
+            return await self._settled(spec)
         await self._end(there)
-        pod = await self._pod(spec, f"ghost-{spec.id}-{random_values.token_hex(3)}")
         self._own[spec.id] = _Own(space, pod["metadata"]["name"])
         try:
             record = await self._mark(there.record, stopped=False)
@@ -315,7 +319,8 @@ class KubernetesBackend(Backend):
         """End a cave's pod: what runs in it is nobody's to wait for."""
         self._own.pop(there.info.id, None)
         if there.pod is not None:
-            await self._finder.delete(there.space, "pods", there.pod["metadata"]["name"])
+            meta = there.pod["metadata"]
+            await self._finder.delete(there.space, "pods", meta["name"], meta["uid"])
 
     async def _mark(self, record: Mapping[str, Any], *, stopped: bool) -> dict[str, Any]:
         meta = record["metadata"]
@@ -392,6 +397,13 @@ class KubernetesBackend(Backend):
         async with self.cluster.text(path, query) as pieces:
             async for piece in pieces:
                 yield piece
+
+
+def _next(there: Found) -> str:
+    """What tells a cave's next pod from those before: the same for all hubs that would start it now."""
+    before = "" if there.pod is None else there.pod["metadata"]["uid"]
+    seen = f"{there.record['metadata']['resourceVersion']} {before}"
+    return hashlib.sha256(seen.encode()).hexdigest()[:8]
 
 
 class _Made(Exception):
