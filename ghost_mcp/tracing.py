@@ -1,5 +1,7 @@
 # Only this file knows OpenTelemetry. Nothing of it is imported, and a call pays one comparison, until start() found it wanted.
-"""Spans of what wardens do, below the spans that the MCP SDK makes of calls. Names and codes only, never arguments.
+"""Spans of what wardens do, below the spans that the MCP SDK makes of calls, and of calls that do not come by MCP.
+
+Names and codes only, never arguments.
 
 Configured by OpenTelemetry's own variables (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables).
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ghost_mcp.errors import GhostError
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
 
-__all__ = ["begin", "end", "flush", "start"]
+__all__ = ["begin", "calling", "end", "flush", "start"]
 
 _FLUSH_MS = 5_000
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -66,12 +70,42 @@ def begin(op: str, cave: str) -> Span | None:
 def end(span: Span, exc: BaseException | None) -> None:
     """End a span; ``exc`` is what ended the operation, if it did not end well."""
     if exc is not None:
-        from opentelemetry.trace import StatusCode
-
-        span.set_status(StatusCode.ERROR)
-        kind = exc.code if isinstance(exc, GhostError) else type(exc).__name__
-        span.set_attribute("error.type", kind)
+        _blame(span, exc)
     span.end()
+
+
+@contextmanager
+def calling(name: str, headers: Mapping[str, str]) -> Iterator[Callable[[object], None]]:
+    """A call of a tool that did not come by MCP, below the span that its headers name (W3C Trace Context).
+
+    Gives a function to be told the outcome.
+    """
+    if _tracer is None:
+        yield _nobody
+        return
+    from opentelemetry.propagate import extract
+    from opentelemetry.trace import SpanKind
+
+    with _tracer.start_as_current_span(
+        f"tools/call {name}",
+        context=extract(headers),
+        kind=SpanKind.SERVER,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        yield lambda outcome: _blame(span, outcome) if isinstance(outcome, GhostError) else None
+
+
+def _nobody(outcome: object) -> None:
+    """Nobody wants to know."""
+
+
+def _blame(span: Span, exc: BaseException) -> None:
+    from opentelemetry.trace import StatusCode
+
+    span.set_status(StatusCode.ERROR)
+    kind = exc.code if isinstance(exc, GhostError) else type(exc).__name__
+    span.set_attribute("error.type", kind)
 
 
 def _wanted() -> str | None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
+
+from tests.serving import serving
 
 SECRET = "hunter2-in-plain-sight"  # noqa: S105 - looked for, and not found
 COMMAND = f"echo {SECRET}; exit 3"
@@ -56,6 +59,31 @@ async def test_what_the_warden_did_is_below_the_call(state_dir: Path, tmp_path: 
     ]
     assert failed["attributes"]["error.type"] == "file_not_found"
     assert failed["status"]["status_code"] == "ERROR"
+
+
+@pytest.mark.slow
+async def test_a_call_by_rest_is_a_span_below_the_caller_s() -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace}-{parent}-01"}
+    with serving(OTEL_TRACES_EXPORTER="console", OTEL_BSP_SCHEDULE_DELAY="50") as hub:
+        async with hub.client(headers=headers) as http:
+            body = {"command": COMMAND}
+            assert (await http.post("/v1/shell/exec", json=body)).json()["exit_code"] == 3
+            gone = await http.post("/v1/file/read", json={"path": "/nowhere"})
+            assert gone.status_code == 404
+        with anyio.fail_after(20):
+            while "tools/call file_read" not in (said := (hub.state / "stderr").read_text()):
+                await anyio.sleep(0.05)
+    assert SECRET not in said
+    spans = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    calls = {span["name"]: span for span in spans if span["parent_id"] == f"0x{parent}"}
+    assert set(calls) == {"tools/call shell_exec", "tools/call file_read"}
+    assert calls["tools/call file_read"]["attributes"] == {"error.type": "file_not_found"}
+    did = [span for span in spans if span["name"] == "warden exec"]
+    assert {span["parent_id"] for span in did} == {
+        calls["tools/call shell_exec"]["context"]["span_id"]
+    }
+    assert {span["context"]["trace_id"] for span in did} == {f"0x{trace}"}
 
 
 @contextmanager

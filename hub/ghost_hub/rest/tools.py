@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from ghost_hub.rest.row import Ask, Row, answer
+from ghost_mcp import tracing
 from ghost_mcp.errors import GhostError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def _own_words(given: Mapping[str, Any]) -> dict[str, Any]:
 
 async def execute(ask: Ask, name: str, arguments: Mapping[str, Any]) -> Response:
     """Call a tool and render what comes of it. Raises the GhostError that the call ended with."""
-    done = await ask.hub.calls.run(ask.caves, name, arguments)
+    with tracing.calling(name, ask.request.headers) as tell:
+        done = await ask.hub.calls.run(ask.caves, name, arguments)
+        tell(done.outcome)
     if isinstance(done.outcome, GhostError):
         raise done.outcome
     picture = _picture(ask, done.outcome)
