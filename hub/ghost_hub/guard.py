@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -42,6 +42,7 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
 _PROXIED = re.compile(r"/caves/[^/]+/(abs)?proxy/")
 BODY_S = 20.0
+RECHECK_S = 1.0
 MAX_CALLERS = 10_000
 
 
@@ -68,29 +69,34 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            authorization = self._check(scope)
         except _Entered as entered:
             await entered.answer(scope, receive, send)
             return
         except _Refused as refused:
             await _refuse(scope, receive, send, refused)
             return
+        lasting = _Lasting(send, partial(self._principal, scope, authorization))
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, lasting.send)
+            except Exception:
+                if not lasting.cut:
+                    raise
             return
-        body = _Body(scope, receive, send, self._body_bytes)
+        body = _Body(scope, receive, lasting.send, self._body_bytes)
         try:
             await self._app(scope, body.receive, body.send)
         except Exception:
-            if body.refused is None:
+            if body.refused is None and not lasting.cut:
                 raise
         if body.refused is not None and not body.answered:
             late = isinstance(body.refused.error, TimedOut)
             more = {"Connection": "close"} if late else {}
             await _refuse(scope, receive, send, body.refused, more)
 
-    def _check(self, scope: Scope) -> None:
-        """Raises _Refused. Puts the principal into the scope."""
+    def _check(self, scope: Scope) -> bytes | None:
+        """What the client shows for itself. Raises _Refused. Puts the principal into the scope."""
         host = origin = authorization = cookie = site = None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -120,6 +126,7 @@ class Guard:
                 ),
                 wait_s=wait_s,
             )
+        return authorization
 
     def _check_host(self, host: bytes | None) -> None:
         name, port = _split(host or b"")
@@ -291,6 +298,40 @@ class _Body:
         if self.refused is None or self.answered:
             self.answered = True
             await self._send(message)
+
+
+class _Lasting:
+    """An answer that goes on: what is said later than RECHECK_S after the last look, the token must still allow."""
+
+    def __init__(self, send: Send, principal: Callable[[], Principal]) -> None:
+        self._send, self._principal = send, principal
+        self._seen = time.monotonic()
+        self._sized = False
+        self.cut = False
+
+    async def send(self, message: Message) -> None:
+        """Raises _Refused when the token has been revoked, or has expired, meanwhile."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._sized = any(name == b"content-length" for name, _ in message["headers"])
+        elif (message.get("more_body") or kind == "websocket.send") and self._due():
+            try:
+                self._principal()
+            except _Refused:
+                self.cut = True
+                if kind == "websocket.send":
+                    await self._send({"type": "websocket.close", "code": 1008})
+                elif not self._sized:  # one that said its size breaks off instead
+                    await self._send({"type": "http.response.body", "body": b""})
+                raise
+        await self._send(message)
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._seen > RECHECK_S
+        if due:
+            self._seen = now
+        return due
 
 
 class _Refused(Exception):

@@ -267,6 +267,31 @@ async def test_t3_a_revoked_token_is_dead_at_once(served: Served) -> None:
         assert (await http.get("/version")).status_code == 401
 
 
+async def test_t3_what_goes_on_ends_with_its_token(served: Served) -> None:
+    """Events of an owner: nothing of what happens after the token is revoked, and an end."""
+    owner = f"t3-{secrets.token_hex(3)}"
+    tokens = Tokens(str(served.state))
+    value, about = tokens.create(owner=owner)
+    other, _ = tokens.create(owner=owner)
+    async with (
+        served.client(value) as http,
+        served.client(other) as same_owner,
+        http.stream("GET", "/v1/events") as stream,
+    ):
+        said = {"command": "echo before"}
+        await same_owner.post("/v1/shell/exec", json=said)
+        lines = stream.aiter_lines()
+        while "before" not in await anext(lines):
+            pass
+        tokens.revoke(about.id)
+        await anyio.sleep(1.1)  # how long a look at the tokens is believed
+        await same_owner.post("/v1/shell/exec", json={"command": "echo after"})
+        with anyio.fail_after(20):
+            rest = [line async for line in lines]
+        await same_owner.delete("/v1/caves/default")
+    assert "after" not in "".join(rest)
+
+
 def test_t3_only_hashes_are_kept_and_others_may_not_read_them(served: Served) -> None:
     file = served.state / "hub" / "tokens.json"
     assert served.token not in file.read_text()
