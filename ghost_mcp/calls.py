@@ -10,19 +10,20 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ghost_mcp.errors import GhostError, Internal, InvalidArgument, NotFound
-from ghost_mcp.tool import Call, Progress, Tool, invoke, silent
+from ghost_mcp.reply import Reply
+from ghost_mcp.tool import Call, Effect, Progress, Tool, invoke, silent
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
     from ghost_mcp.places import Caves, Place
-    from ghost_mcp.reply import Reply
     from ghost_mcp.secrets.masker import Masker
 
 __all__ = ["Answer", "Asked", "Calls", "Layer", "Run", "foreseen"]
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -30,16 +31,18 @@ _log = logging.getLogger(__name__)
 class Asked:
     """One call under way. ``arguments`` are the tool's own; ``cave`` is the name that was given, if any.
 
+    ``effect`` is the tool's: ``read`` changes nothing. What ``frees`` ends something: no quota may hold it up.
     ``place`` is set once the cave is known: in a layer, after the inner call has returned.
     """
 
     id: str
     caves: Caves
     name: str
-    tool: Tool
+    effect: Effect
     arguments: Mapping[str, Any]
     cave: str | None
-    progress: Progress
+    progress: Progress = silent
+    frees: bool = False
     place: Place | None = None
 
 
@@ -65,9 +68,7 @@ class Calls:
 
     def __init__(self, tools: Mapping[str, Tool], layers: Sequence[Layer] = ()) -> None:
         self.tools = tools
-        self._run: Run = _run
-        for layer in reversed(layers):
-            self._run = partial(layer, self._run)
+        self._layers = tuple(reversed(layers))
 
     async def run(
         self,
@@ -90,17 +91,60 @@ class Calls:
             id=secrets.token_hex(8),
             caves=caves,
             name=name,
-            tool=tool,
+            effect=tool.effect,
             arguments=own,
             cave=cave if isinstance(cave, str) else None,
             progress=progress,
         )
         if cave is not None and asked.cave is None:
             return Answer(outcome=InvalidArgument("cave: must be the name of a cave"))
-        return await self._run(asked)
+        return await self._around(partial(_run, tool), asked)
+
+    async def operate(
+        self,
+        caves: Caves,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        cave: str | None,
+        effect: Effect,
+        frees: bool,
+        work: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Do what is no tool within the same layers: make a cave, send a file, run code in a kernel.
+
+        Raises what ``work`` raises, and the GhostError by which a layer refused it.
+        """
+        done: list[T] = []
+
+        async def run(asked: Asked) -> Answer:
+            try:
+                done.append(await work())
+            except GhostError as error:
+                return Answer(outcome=error)
+            return Answer(outcome=Reply(text="", data={}))
+
+        asked = Asked(
+            id=secrets.token_hex(8),
+            caves=caves,
+            name=name,
+            effect=effect,
+            arguments=arguments,
+            cave=cave,
+            frees=frees,
+        )
+        answer = await self._around(run, asked)
+        if isinstance(answer.outcome, GhostError):
+            raise answer.outcome
+        return done[0]
+
+    async def _around(self, run: Run, asked: Asked) -> Answer:
+        for layer in self._layers:
+            run = partial(layer, run)
+        return await run(asked)
 
 
-async def _run(asked: Asked) -> Answer:
+async def _run(tool: Tool, asked: Asked) -> Answer:
     """The innermost: find the cave, check the arguments, run the handler."""
     try:
         place = asked.place = await asked.caves.place(asked.cave)
@@ -111,7 +155,7 @@ async def _run(asked: Asked) -> Answer:
     began = time.time()
     try:
         call = Call(cave=place.cave, keep=place.keep, progress=progress)
-        reply = await invoke(asked.tool, call, asked.arguments)
+        reply = await invoke(tool, call, asked.arguments)
         _tell_refusals(place.cave, began, reply)
         return Answer(outcome=_masked(reply, masker), note=place.note, place=place)
     except Exception as exc:  # noqa: BLE001 - as above

@@ -19,7 +19,7 @@ async def allowed(run: Run, asked: Asked) -> Answer:
     """Refuse a call that the caller's token does not allow: it may look, or it may act."""
     try:
         if isinstance(asked.caves, Caller):
-            asked.caves.principal.need("read" if asked.tool.effect == "read" else "use")
+            asked.caves.principal.need("read" if asked.effect == "read" else "use")
     except GhostError as error:
         return Answer(outcome=error)
     return await run(asked)
@@ -34,7 +34,7 @@ class Concurrency:
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
         owner = asked.caves.owner
-        if self._running[owner] >= self._most:
+        if self._running[owner] >= self._most and not asked.frees:
             return Answer(
                 outcome=QuotaExceeded(
                     f"{self._most} calls of yours are running, which is the most",

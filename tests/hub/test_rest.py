@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +16,8 @@ import docx
 import httpx2
 import pytest
 
-from tests.serving import Served
+from ghost_mcp import audit
+from tests.serving import Served, serving
 
 
 @pytest.fixture
@@ -426,3 +428,45 @@ async def test_the_document_lists_every_route(http: httpx2.AsyncClient) -> None:
     page = await http.get("/docs")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert (await http.get("/version")).json()["name"] == "ghost"
+
+
+async def test_what_is_no_tool_leaves_its_line_too(
+    http: httpx2.AsyncClient, served: Served
+) -> None:
+    said = "hunter2-in-plain-sight"
+    assert (await http.post("/v1/caves", json={"name": "lined"})).status_code == 201
+    where = "/v1/filesystem/upload?path=f&cave=lined"
+    assert (await http.post(where, content=said.encode())).status_code == 201
+    await http.get("/v1/filesystem/download?path=f&cave=lined")
+    await http.get("/v1/filesystem/download?path=nowhere&cave=lined")
+    await http.post("/v1/jupyter/execute", json={"code": said, "kernel": said, "cave": "lined"})
+    await http.post("/v1/caves/lined/stop")
+    await http.delete("/v1/caves/lined")
+    trail = str(served.state / "audit")
+    lines = [line for line in audit.read(trail) if line["cave"] == "lined"]
+    assert [(line["tool"], line["outcome"] == "ok") for line in lines] == [
+        ("POST /v1/caves", True),
+        ("POST /v1/filesystem/upload", True),
+        ("GET /v1/filesystem/download", True),
+        ("GET /v1/filesystem/download", False),
+        ("POST /v1/jupyter/execute", False),
+        ("POST /v1/caves/{id}/stop", True),
+        ("DELETE /v1/caves/{id}", True),
+    ]
+    assert len({line["owner"] for line in lines}) == 1
+    assert said not in (served.state / "audit" / "calls.jsonl").read_text()
+    async with served.client() as admin:
+        assert 'tool="POST /v1/caves/{id}/stop"' in (await admin.get("/metrics")).text
+
+
+async def test_operations_count_as_calls_and_what_ends_something_is_not_held_up() -> None:
+    with serving(config="bounds:\n  calls_per_owner: 1\n") as hub:
+        async with hub.client() as http, anyio.create_task_group() as tasks:
+            await http.post("/v1/shell/exec", json={"command": "true"})
+            tasks.start_soon(partial(http.post, "/v1/shell/exec", json={"command": "sleep 60"}))
+            with anyio.fail_after(20):
+                while "ghost_calls_running 1.0" not in (await http.get("/metrics")).text:
+                    await anyio.sleep(0.01)
+            refused(await http.post("/v1/caves/default/start"), 429, "quota_exceeded")
+            assert (await http.post("/v1/caves/default/stop")).status_code == 200
+            tasks.cancel_scope.cancel()

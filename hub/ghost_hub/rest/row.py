@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ghost_hub.principal import principal_of
-from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.errors import GhostError, InvalidArgument
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -55,7 +57,10 @@ Handler = Callable[[Ask], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One route. Schemas are JSON Schema; ``query`` are the names of parameters and what they mean."""
+    """One route. Schemas are JSON Schema; ``query`` are the names of parameters and what they mean.
+
+    An ``operation`` is done within the layers of calls, audit and quota among them, as a tool is.
+    """
 
     method: str
     path: str
@@ -70,6 +75,7 @@ class Row:
     media: str = JSON
     body_media: tuple[str, ...] = (JSON,)
     example: Mapping[str, Any] | None = None
+    operation: bool = False
 
 
 def route(hub: Hub, row: Row) -> Route:
@@ -78,9 +84,27 @@ def route(hub: Hub, row: Row) -> Route:
     async def endpoint(request: Request) -> Response:
         principal_of(request.scope).need(row.scope)
         _check_query(request, row)
-        return await row.handler(Ask(hub=hub, request=request, caves=hub.of_scope(request.scope)))
+        ask = Ask(hub=hub, request=request, caves=hub.of_scope(request.scope))
+        return await (_operate(row, ask) if row.operation else row.handler(ask))
 
     return Route(row.path, endpoint, methods=[row.method])
+
+
+async def _operate(row: Row, ask: Ask) -> Response:
+    given = {**ask.request.path_params, **ask.request.query_params}
+    if row.body is not None and row.body_media == (JSON,):  # others are of any size
+        with suppress(GhostError):  # the handler says what is wrong with it
+            given |= await ask.json()
+    cave = given.get("id") or given.get("cave") or given.get("name")
+    return await ask.hub.calls.operate(
+        ask.caves,
+        f"{row.method} {row.path}",
+        given,
+        cave=cave if isinstance(cave, str) else None,
+        effect="read" if row.scope == "read" else "write",
+        frees=row.method == "DELETE" or row.path.endswith(("/stop", "/interrupt")),
+        work=partial(row.handler, ask),
+    )
 
 
 def _check_query(request: Request, row: Row) -> None:

@@ -121,14 +121,14 @@ def rows() -> list[Row]:
     example = {"code": "1 + 1", "kernel": "python3"}
     return [
         Row(method="GET", path=service, summary="What runs in a cave for whoever dials it.", tag="services", scope="read", handler=_list, result=many),
-        Row(method="POST", path=f"{service}/{{service}}/start", summary="Start a service; answers when it is ready.", tag="services", scope="use", handler=_start, result=_SERVICE),
-        Row(method="POST", path=f"{service}/{{service}}/stop", summary="End a service and all it started.", tag="services", scope="use", handler=_stop, result=_SERVICE),
-        jupyter("POST", "/v1/jupyter/execute", "Run code in a Jupyter kernel, whose state is kept.", "use", _execute, body=_Execute.model_json_schema(), result=_EXECUTED, example=example),
+        Row(method="POST", path=f"{service}/{{service}}/start", summary="Start a service; answers when it is ready.", tag="services", scope="use", handler=_start, operation=True, result=_SERVICE),
+        Row(method="POST", path=f"{service}/{{service}}/stop", summary="End a service and all it started.", tag="services", scope="use", handler=_stop, operation=True, result=_SERVICE),
+        jupyter("POST", "/v1/jupyter/execute", "Run code in a Jupyter kernel, whose state is kept.", "use", _execute, operation=True, body=_Execute.model_json_schema(), result=_EXECUTED, example=example),
         jupyter("GET", "/v1/jupyter/kernels", "The kernels that a cave has.", "use", _kernels, query=_CAVE, result=kernels),
         jupyter("GET", session, "The sessions of a cave's kernels.", "use", _sessions, query=_CAVE, result=sessions),
-        jupyter("POST", session, "Start a kernel for a new session.", "use", _create, statuses=(201,), body=_NewSession.model_json_schema(), result=_SESSION, example={"kernel": "python3"}),
-        jupyter("DELETE", f"{session}/{{session}}", "End a session and its kernel.", "use", _delete, query=_CAVE, result=_SESSION),
-        jupyter("POST", f"{session}/{{session}}/interrupt", "Interrupt what a session runs.", "use", _interrupt, query=_CAVE, result=_SESSION),
+        jupyter("POST", session, "Start a kernel for a new session.", "use", _create, operation=True, statuses=(201,), body=_NewSession.model_json_schema(), result=_SESSION, example={"kernel": "python3"}),
+        jupyter("DELETE", f"{session}/{{session}}", "End a session and its kernel.", "use", _delete, operation=True, query=_CAVE, result=_SESSION),
+        jupyter("POST", f"{session}/{{session}}/interrupt", "Interrupt what a session runs.", "use", _interrupt, operation=True, query=_CAVE, result=_SESSION),
     ]  # fmt: skip
 
 

@@ -68,10 +68,10 @@ def rows() -> list[Row]:
     tag = "filesystem"
     download = "A file as it is, or a range of it; 409 when it changes meanwhile."
     return [
-        Row(method="POST", statuses=(200, 201), path="/v1/filesystem/upload", summary="Write a file of any size, wholly or not at all.", tag=tag, scope="use", handler=_upload, body=shape, body_media=(JSON, MULTIPART, RAW), result=written, query={**query, "version": version}, example={"path": "data.bin", "content_base64": "AAEC"}),
-        Row(method="GET", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, query=query),
+        Row(method="POST", statuses=(200, 201), path="/v1/filesystem/upload", summary="Write a file of any size, wholly or not at all.", tag=tag, scope="use", handler=_upload, operation=True, body=shape, body_media=(JSON, MULTIPART, RAW), result=written, query={**query, "version": version}, example={"path": "data.bin", "content_base64": "AAEC"}),
+        Row(method="GET", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, operation=True, media=ANY, statuses=DOWNLOADED, query=query),
         Row(method="HEAD", path="/v1/filesystem/download", summary="What a file is, without its content.", tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, query=query),
-        Row(method="POST", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, media=ANY, statuses=DOWNLOADED, body={"type": "object", "properties": query, "required": ["path"], "additionalProperties": False}, example={"path": "data.bin"}),
+        Row(method="POST", path="/v1/filesystem/download", summary=download, tag=tag, scope="read", handler=_download, operation=True, media=ANY, statuses=DOWNLOADED, body={"type": "object", "properties": query, "required": ["path"], "additionalProperties": False}, example={"path": "data.bin"}),
     ]  # fmt: skip
 
 
