@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ghost_mcp.errors import GhostError, Internal, InvalidArgument, NotFound
 from ghost_mcp.reply import Reply
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ghost_mcp.places import Caves, Place
     from ghost_mcp.secrets.masker import Masker
 
-__all__ = ["Answer", "Asked", "Calls", "Layer", "Run", "foreseen"]
+__all__ = ["Answer", "Asked", "Calls", "Kind", "Layer", "Run", "foreseen"]
 
 T = TypeVar("T")
+Kind = Literal["tool", "operation", "ending"]
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +32,8 @@ _log = logging.getLogger(__name__)
 class Asked:
     """One call under way. ``arguments`` are the tool's own; ``cave`` is the name that was given, if any.
 
-    ``effect`` is the tool's: ``read`` changes nothing. What ``frees`` ends something: no quota may hold it up.
+    ``effect`` is the tool's: ``read`` changes nothing. ``kind`` says whether it is a tool's call, an
+    operation that is no tool, or an ending: an operation that ends something, which no quota may hold up.
     ``place`` is set once the cave is known: in a layer, after the inner call has returned.
     """
 
@@ -42,7 +44,7 @@ class Asked:
     arguments: Mapping[str, Any]
     cave: str | None
     progress: Progress = silent
-    frees: bool = False
+    kind: Kind = "tool"
     place: Place | None = None
 
 
@@ -108,7 +110,7 @@ class Calls:
         *,
         cave: str | None,
         effect: Effect,
-        frees: bool,
+        kind: Kind,
         work: Callable[[], Awaitable[T]],
     ) -> T:
         """Do what is no tool within the same layers: make a cave, send a file, run code in a kernel.
@@ -131,7 +133,7 @@ class Calls:
             effect=effect,
             arguments=arguments,
             cave=cave,
-            frees=frees,
+            kind=kind,
         )
         answer = await self._around(run, asked)
         if isinstance(answer.outcome, GhostError):

@@ -34,7 +34,7 @@ class Concurrency:
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
         owner = asked.caves.owner
-        if self._running[owner] >= self._most and not asked.frees:
+        if self._running[owner] >= self._most and asked.kind != "ending":
             return Answer(
                 outcome=QuotaExceeded(
                     f"{self._most} calls of yours are running, which is the most",

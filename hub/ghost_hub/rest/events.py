@@ -62,6 +62,10 @@ class Events:
         self._feeds: OrderedDict[str, Feed] = OrderedDict()
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
+        if (
+            asked.kind != "tool"
+        ):  # what an agent does is shown, not what its user does to look at it
+            return await run(asked)
         owner, feed = asked.caves.owner, self._feed(asked.caves.owner)
         began = time.time()
         event = {"type": "call", "id": asked.id, "tool": asked.name, "cave": asked.cave}

@@ -102,7 +102,9 @@ async def _operate(row: Row, ask: Ask) -> Response:
         given,
         cave=cave if isinstance(cave, str) else None,
         effect="read" if row.scope == "read" else "write",
-        frees=row.method == "DELETE" or row.path.endswith(("/stop", "/interrupt")),
+        kind="ending"
+        if row.method == "DELETE" or row.path.endswith(("/stop", "/interrupt"))
+        else "operation",
         work=partial(row.handler, ask),
     )
 
