@@ -14,6 +14,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -90,9 +91,20 @@ class Terminals:
         principal_of(socket.scope).need("use")
         if sum(cave == place.cave.id for cave, _ in self._open) >= MOST:
             raise LimitExceeded(f"{MOST} terminals are open in this cave", hint="End one: exit")
+        return await self._hub.calls.operate(
+            self._hub.of_scope(socket.scope),
+            "terminal",
+            {},
+            cave=place.cave.name,
+            effect="write",
+            kind="operation",
+            work=partial(self._begin, place.cave),
+        )
+
+    async def _begin(self, cave: Cave) -> _Terminal:
         terminal = _Terminal(secrets.token_hex(16))
         assert self._tasks is not None  # noqa: S101  (the application's lifespan holds it open)
-        self._tasks.start_soon(self._live, place.cave, terminal)
+        self._tasks.start_soon(self._live, cave, terminal)
         return terminal
 
     async def _live(self, cave: Cave, terminal: _Terminal) -> None:

@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from ghost_mcp import audit
 from tests.serving import Served
 
 
@@ -104,6 +105,7 @@ async def test_lines_and_raw_bytes(hub: Served) -> None:
     async with opened(hub, "&mode=line") as socket:
         await socket.send("echo $((6 * 7))abc; exit")
         assert "42abc" in "".join([str(text) async for text in socket])
+    assert "terminal" in {line["tool"] for line in audit.read(str(hub.state / "audit"))}
     async with opened(hub, "&mode=raw") as socket:
         await socket.send(b"printf '\\377\\376'; exit\n")
         assert b"\xff\xfe" in b"".join(
