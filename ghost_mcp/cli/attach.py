@@ -133,11 +133,23 @@ class Attachment:
             raise ProtocolFailure("the cave's warden did not say how the program ended")
         return self._answer
 
+    def ask(self, op: str) -> dict[str, Any]:
+        """Ask what is no program; returns the answer. Raises the GhostError it may be, CaveGone, TimedOut."""
+        self._out += self._wire.send_hello({})
+        answer, _ = self._asked(op)
+        if answer.get("ok") is not True:
+            raise from_wire(answer)
+        return answer
+
     def _learn(self) -> None:
         """Ask for the cave's secrets: its programs' output is masked here, as it is everywhere."""
         from ghost_mcp.secrets.masker import Masker, values_of
 
-        self._stream, opening = self._wire.open({"op": "secrets"})
+        masker = Masker(values_of(*self._asked("secrets")))
+        self._feeds = {channel: masker.feed() for channel in self._sinks}
+
+    def _asked(self, op: str) -> tuple[dict[str, Any], bytes]:
+        self._stream, opening = self._wire.open({"op": op})
         self._out += opening
         deadline = monotonic() + HELLO_S
         while self._answer is None:
@@ -145,9 +157,8 @@ class Attachment:
             if not self._poll.poll(max(0, int((deadline - monotonic()) * 1000))):
                 raise TimedOut("the cave's warden does not answer")
             self._exchange()
-        masker = Masker(values_of(self._answer, self._body))
-        self._feeds = {channel: masker.feed() for channel in self._sinks}
-        self._answer = None
+        answer, self._answer = self._answer, None
+        return answer, self._body
 
     # --- what to wait for ------------------------------------------------------------------------
 

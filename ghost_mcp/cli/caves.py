@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ghost_mcp.cli.output import age
-from ghost_mcp.cli.programs import environment, is_local
+from ghost_mcp.cli.programs import environment, is_local, runs_services
 from ghost_mcp.errors import GhostError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -189,15 +189,17 @@ def _usage(options: argparse.Namespace) -> Usage:
 
 
 def _services(options: argparse.Namespace, found: CaveInfo) -> list[ServiceStatus]:
-    """What a cave's services do; of one that does not run, nothing is known."""
+    """Those of a cave's services that run; of a cave that does not, nothing is known."""
     if found.state.value != "running":
         return []
 
     async def act(ghost: Ghost) -> list[ServiceStatus]:
-        return await (await ghost.get(options.cave)).services()
+        known = await (await ghost.get(options.cave)).services()
+        return [one for one in known if one.state not in ("stopped", "missing")]
 
     with suppress(GhostError):  # the rest of it can be told all the same
-        return on_ghost(options.backend, act)
+        if not is_local(options.backend) or runs_services(options.cave):
+            return on_ghost(options.backend, act)
     return []
 
 

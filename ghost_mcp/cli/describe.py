@@ -39,9 +39,9 @@ def describe(info: CaveInfo, usage: Usage, services: Sequence[ServiceStatus], ou
     for name, text in facts:
         if text:
             out.line(f"  {name:<10} {text}")
-    if here := [one for one in services if one.state != "missing"]:
+    if services:
         out.line("  services:")
-        for one in here:
+        for one in services:
             used = size_text(one.memory_bytes) if one.memory_bytes else ""
             out.line(f"    {one.name:<12} {one.state:<9} {used}".rstrip())
     out.line("  enforced:")

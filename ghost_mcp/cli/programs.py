@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.cli.output import Output
 
-__all__ = ["environment", "is_local", "run"]
+__all__ = ["environment", "is_local", "run", "runs_services"]
 
 STDOUT, STDERR = 1, 2
 PATIENCE_S = 1.0
@@ -55,6 +55,14 @@ def run(options: argparse.Namespace, out: Output) -> int:
 def is_local(backend: str | None) -> bool:
     """Whether a command means the local backend."""
     return (backend or default_backend()) == "local"
+
+
+def runs_services(name: str) -> bool:
+    """Whether anything runs in a local cave as a service. Raises what reaching its warden raises."""
+    with _connected(name, "local") as sock:
+        attached = Attachment(sock, sinks={}, source=None)
+        attached.greet(PATIENCE_S, silent=lambda: None)
+        return bool(attached.ask("services").get("services"))
 
 
 def environment(pairs: list[str]) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import anyio
 import pytest
 
 from ghost_mcp import Cave, Ghost
+from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument, NotFound, Unsupported
 from tests.serving import Served, serving
 
@@ -82,6 +86,17 @@ async def ask(cave: Cave, word: bytes = b"") -> bytes:
             return said
 
 
+async def shown(cave: Cave) -> list[dict[str, Any]]:
+    """What `ghost info` shows of the cave's services."""
+    backend = cave._backend
+    assert isinstance(backend, LocalBackend)
+    argv = [sys.executable, "-m", "ghost_mcp.cli", "info", cave.id, "--json"]
+    env = {**os.environ, "GHOST_STATE_DIR": str(backend.state.path)}
+    done = await anyio.run_process(argv, env=env)
+    found: list[dict[str, Any]] = json.loads(done.stdout)["services"]
+    return found
+
+
 @pytest.mark.parametrize("options", ["", "port: 7777"])
 async def test_it_starts_on_first_use_and_stops(cave: Cave, declare: Declare, options: str) -> None:
     declare(options)
@@ -95,10 +110,12 @@ async def test_it_starts_on_first_use_and_stops(cave: Cave, declare: Declare, op
     assert (now.state, now.processes, now.restarts) == ("ready", 1, 0)
     assert now.memory_bytes > 1 << 20
     assert "listening" in await service.log()
+    assert [(one["name"], one["state"]) for one in await shown(cave)] == [("mine", "ready")]
     assert next(iter(await cave.services())).name == "mine"
     await service.stop()
     await service.stop()
     assert (await service.status()).state == "stopped"
+    assert await shown(cave) == []
     assert (await cave.exec("pgrep -x python3 || true")).stdout == ""
 
 
