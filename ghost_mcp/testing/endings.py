@@ -152,10 +152,10 @@ class Endings(Basis):
                 assert (await cave.exec(["true"])).exit_code == 0
 
             async def swept() -> bool:
-                return [info.id for info in await self.ours(backend)] == [lasting.id]
+                listed = [info.id for info in await self.ours(backend)]
+                return listed == [lasting.id] and await self.leftovers(passing.id) == []
 
             await until(swept)
-            assert await self.leftovers(passing.id) == []
 
     @pytest.mark.parametrize("how", ["crash", "destroy", "stop"])
     async def test_a_cave_that_ends_under_a_call_fails_it_at_once(self, how: str) -> None:

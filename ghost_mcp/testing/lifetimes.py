@@ -13,7 +13,7 @@ import pytest
 
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument, Unsupported
 from ghost_mcp.spec import CaveSpec
-from ghost_mcp.testing.basis import PATIENCE_S, Basis, connected
+from ghost_mcp.testing.basis import PATIENCE_S, Basis, connected, until
 from ghost_mcp.warden.link import Link
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class States(Basis):
                 await cave.write("kept.txt", "here")
                 await cave.write("~/mine.txt", "also")
                 await cave.exec(f"setsid sleep {nap} >/dev/null 2>&1 &")
-                assert await self.runs(cave, nap)
+                await until(lambda: self.runs(cave, nap))  # its shell may not have got there yet
             boot = await self.boot(info.id)
             assert (await backend.stop(info.id)).state == "stopped"
             assert await self.state_of(backend, info.full_name) == "stopped"
