@@ -121,8 +121,10 @@ def _cave(asked: Asked) -> str | None:
     """The cave's full name. One that was asked for in vain is only written when it can be a name."""
     if asked.place is not None:
         return asked.place.cave.info.full_name
+    owner = asked.caves.owner
     try:
-        return check_full_name(asked.cave) if asked.cave else None
+        name = check_full_name(asked.cave) if asked.cave else None
+        return f"{owner}/{name}" if name and owner and "/" not in name else name
     except GhostError:
         return None
 

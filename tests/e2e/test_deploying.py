@@ -236,7 +236,7 @@ async def test_two_replicas_in_the_cluster(spaces: tuple[str, str], tmp_path: Pa
                 await _used(first, second, token)
                 said = kubectl("-n", spaces[0], "logs", "-l", "app.kubernetes.io/name=ghost-hub")
                 lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-                assert [line["tool"] for line in lines] == ["shell_exec"] * 2
+                assert [line["tool"] for line in lines].count("shell_exec") == 2
                 assert {line["cave"] for line in lines} == {"alice/kept"}
             finally:
                 kubectl("-n", spaces[0], "delete", "deployment", "ghost-hub", "--wait=false")
