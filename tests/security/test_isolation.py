@@ -325,7 +325,7 @@ def test_no_option_reaches_the_sandbox_from_a_tool_call() -> None:
             "timeout_s",
             "idle_timeout_s",
         ),
-        *("network", "workspace", "mounts", "labels", "owner", "ephemeral", "project"),
+        *("network", "workspace", "mounts", "labels", "owner", "ephemeral", "project", "gpus"),
         "given",  # values of secrets, on their way
     }
 
