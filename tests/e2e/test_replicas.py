@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,10 +67,10 @@ def engine_of_both(
 ) -> Iterator[dict[str, str]]:
     """What makes two hubs use one engine."""
     if request.param == "local":
-        state = tmp_path_factory.mktemp("state")
-        for folder in (state, *state.parents[:3]):
-            folder.chmod(0o711)
-        yield {"GHOST_BACKEND": "local", "GHOST_STATE_DIR": str(state)}
+        # Not below pytest's own folders, which other users, as caves have them, may not pass.
+        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ghost-replicas-") as state:
+            os.chmod(state, 0o711)
+            yield {"GHOST_BACKEND": "local", "GHOST_STATE_DIR": state}
         return
     if "KUBECONFIG" not in os.environ:
         pytest.skip("not run: KUBECONFIG names no cluster")
