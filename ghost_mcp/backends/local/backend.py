@@ -259,16 +259,14 @@ class LocalBackend(Backend):
                 os.close(theirs)
 
     async def _await_start(self, cave: CaveDir, settings: Mapping[str, Any]) -> None:
-        stream = await _stream(cave)
         try:
-            await configure(stream, settings)
+            async with await _stream(cave) as stream:
+                await configure(stream, settings)
         except CaveGone as exc:
             raise BackendUnavailable(
                 f"the cave did not start: {_last_words(cave.log)}",
                 hint="See: ghost doctor. Are unprivileged user namespaces allowed here?",
             ) from exc
-        finally:
-            await stream.aclose()
 
     def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
         settings = super().settings(spec, secrets)
