@@ -78,7 +78,8 @@ class Terminals:
     async def _terminal(self, socket: WebSocket) -> _Terminal:
         """The one the address names, or a new one. Raises NotFound, and what reaching the cave raises."""
         principal_of(socket.scope).need("read")
-        place = await self._hub.of_scope(socket.scope).place(socket.query_params.get("cave"))
+        caller = self._hub.of_scope(socket.scope)
+        place = await caller.place(socket.query_params.get("cave"))
         session = socket.query_params.get("session") or socket.query_params.get("session_id")
         if session is not None:
             found = self._open.get((place.cave.id, session))
@@ -92,7 +93,7 @@ class Terminals:
         if sum(cave == place.cave.id for cave, _ in self._open) >= MOST:
             raise LimitExceeded(f"{MOST} terminals are open in this cave", hint="End one: exit")
         return await self._hub.calls.operate(
-            self._hub.of_scope(socket.scope),
+            caller,
             "terminal",
             {},
             cave=place.cave.name,
