@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ class Keys(Protocol):
         """From now on there is only this key."""
 
 
-class _Written:
+class _Written(ABC):
     """Keys as lines of base64 in one text that is replaced in one step."""
 
     def load(self, salt: bytes) -> tuple[bytes, ...]:
@@ -58,11 +59,13 @@ class _Written:
     def _write(self, keys: list[bytes]) -> None:
         self._replace("".join(base64.b64encode(key).decode() + "\n" for key in keys))
 
+    @abstractmethod
     def _read(self) -> str | None:
-        raise NotImplementedError
+        """What is kept, None when nothing is."""
 
+    @abstractmethod
     def _replace(self, text: str) -> None:
-        raise NotImplementedError
+        """Keep this instead, in one step."""
 
 
 class FileKeys(_Written):
