@@ -443,7 +443,7 @@ async def test_what_is_no_tool_leaves_its_line_too(
     await http.post("/v1/caves/lined/stop")
     await http.delete("/v1/caves/lined")
     trail = str(served.state / "audit")
-    lines = [line for line in audit.read(trail) if line["cave"] == "lined"]
+    lines = [line for line in audit.read(trail) if str(line["cave"]).endswith("/lined")]
     assert [(line["tool"], line["outcome"] == "ok") for line in lines] == [
         ("POST /v1/caves", True),
         ("POST /v1/filesystem/upload", True),
