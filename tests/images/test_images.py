@@ -19,6 +19,7 @@ import pytest
 from docker.errors import APIError
 
 from ghost_mcp import images
+from ghost_mcp.egress.presets import PRESETS
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.images import Image, machine, sources
 from ghost_mcp.warden import runtime
@@ -33,7 +34,6 @@ GHOST = [sys.executable, "-m", "ghost_mcp.cli"]
 MB = 1_000_000
 BUILT = ("runtime", "slim")  # the others take long: tried when they are there
 BOUNDS = {"runtime": 20 * MB, "slim": 800 * MB, "desktop": 1700 * MB, "full": 2600 * MB}
-PUBLIC = {"pypi.org", "registry.npmjs.org", "deb.debian.org", "files.pythonhosted.org"}
 Build = Callable[[str], Image]
 
 
@@ -174,8 +174,9 @@ def needles(built: Build) -> set[bytes]:
         "cat /etc/ssl/certs/ca-certificates.crt $(find /opt/venv -name cacert.pem)",
     )
     found = {SENTINEL.encode(), *foreign_certificates(settings.pop("ca", ""), public)}
+    known = {host for hosts in PRESETS.values() for host in hosts}
     for text in settings.values():
-        hosts = set(re.findall(r"://(?:[^/@\s]+@)?([^/:\s]+)", text)) - PUBLIC
+        hosts = set(re.findall(r"://(?:[^/@\s]+@)?([^/:\s]+)", text)) - known
         found |= {host.encode() for host in hosts}
         found |= {word.encode() for word in re.findall(r"_(?:authToken|password|auth)=(\S+)", text)}
     return found
