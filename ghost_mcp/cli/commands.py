@@ -193,6 +193,22 @@ COMMANDS: dict[str, Command] = {
         BACKEND,
         JSON,
     ),
+    "top": Command(
+        "top:top",
+        "show what the caves use, beside what they may use, again and again",
+        Argument("caves", metavar="CAVE", nargs="*", help="names or ids (default: all that run)"),
+        _flag("--once", help="only once, as --json does; else until Ctrl-C"),
+        Argument(
+            "--interval",
+            metavar="SECONDS",
+            type=float,
+            default=2.0,
+            help="so long between two looks (default: 2)",
+        ),
+        BACKEND,
+        JSON,
+        details="A narrow terminal gets fewer columns. Bytes of the network are those of closed connections.",
+    ),
     "start": Command(
         "caves:start", "bring a stopped, paused or ended cave back", CAVE, BACKEND, JSON
     ),

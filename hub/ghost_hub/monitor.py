@@ -1,23 +1,22 @@
-# A cave is asked what it uses only while somebody looks, and never through its warden: to look at a cave is not to use it.
+# A cave is asked what it uses only while somebody looks.
 """What the caves of an owner use, now and during the last hour.
 
-One look of ``STEP_S`` costs what ``Cave.usage`` costs (local: some small files of /proc and /sys; docker: one request),
-and the lines that a cave's network has logged since. It goes on for ``LINGER_S`` after the last time anybody asked.
+One look of ``STEP_S`` costs what ``Cave.usage`` costs (local: some small files of /proc and /sys; docker: one request).
+It goes on for ``LINGER_S`` after the last time anybody asked.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections import OrderedDict
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from ghost_mcp.errors import GhostError
 from ghost_mcp.lifecycle import State
+from ghost_mcp.sampling import Series
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.spec import CaveInfo
 
-__all__ = ["KEPT", "STEP_S", "Monitor", "Sample"]
+__all__ = ["KEPT", "STEP_S", "Monitor"]
 
 STEP_S = 5.0
 KEPT = 720  # an hour
@@ -35,51 +34,13 @@ ASK_S = 4.0
 AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What a cave used at a time. None: its backend cannot tell. Network: moved by connections that have closed."""
-
-    at: float
-    cpus: float | None
-    memory_bytes: int | None
-    pids: int | None
-    disk_bytes: int | None
-    sent_bytes: int
-    received_bytes: int
-
-
-class _Series:
-    """The samples of one cave, and what the next one is compared with."""
-
-    def __init__(self) -> None:
-        self.samples: deque[Sample] = deque(maxlen=KEPT)
-        self.cpu: tuple[float, float] | None = None
-        self.sent = self.received = 0
-        self.logged_to = 0.0
-
-    def cpus(self, at: float, cpu_s: float | None) -> float | None:
-        """Processors in use since the last sample; None for the first, and after a restart."""
-        before, self.cpu = self.cpu, None if cpu_s is None else (at, cpu_s)
-        if before is None or cpu_s is None or cpu_s < before[1] or at <= before[0]:
-            return None
-        return round((cpu_s - before[1]) / (at - before[0]), 4)
-
-    def count(self, records: list[dict[str, Any]]) -> None:
-        for record in records:
-            if record["at"] > self.logged_to:
-                self.logged_to = record["at"]
-                if record.get("event") == "closed":
-                    self.sent += record["sent_bytes"]
-                    self.received += record["received_bytes"]
-
-
 class Monitor:
     """``run`` is the one task that samples; the rest reads what it has found."""
 
     def __init__(self, ghost: Ghost) -> None:
         self._ghost = ghost
         self._looked: dict[str, float] = {}
-        self._series: OrderedDict[str, _Series] = OrderedDict()
+        self._series: OrderedDict[str, Series] = OrderedDict()
         self._wanted = anyio.Event()
         self._sampled = anyio.Event()
 
@@ -128,28 +89,13 @@ class Monitor:
                 tasks.start_soon(self._sample, info, room)
 
     async def _sample(self, info: CaveInfo, room: anyio.CapacityLimiter) -> None:
-        series = self._series.get(info.id) or _Series()
+        series = self._series.get(info.id) or Series(KEPT)
         try:
             async with room:
                 with anyio.fail_after(ASK_S):
-                    cave = await self._ghost.get(info.id)
-                    usage = await cave.usage()
-                    if info.spec.network.mode != "none":
-                        read = partial(cave.connections, since=series.logged_to)
-                        series.count(await anyio.to_thread.run_sync(read))
+                    await series.take(await self._ghost.get(info.id))
         except (GhostError, TimeoutError, OSError):  # it has gone, or its engine is busy: next time
             return
-        at = time.time()
-        sample = Sample(
-            at=round(at, 3),
-            cpus=series.cpus(at, usage.cpu_s),
-            memory_bytes=usage.memory_bytes,
-            pids=usage.pids,
-            disk_bytes=usage.disk_bytes,
-            sent_bytes=series.sent,
-            received_bytes=series.received,
-        )
-        series.samples.append(sample)
         self._series[info.id] = series
         self._series.move_to_end(info.id)
         while len(self._series) > CAVES:
