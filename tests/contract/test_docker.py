@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
 import struct
+import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +18,30 @@ import anyio
 import docker
 import pytest
 from anyio.abc import UNIXSocketStream
+from docker.errors import APIError
 
 from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.docker import container as made_of
+from ghost_mcp.backends.docker import images
 from ghost_mcp.backends.docker.backend import DockerBackend
+from ghost_mcp.backends.docker.engine import Upgraded
+from ghost_mcp.backends.docker.images import DRESSED
+from ghost_mcp.backends.docker.makers import MAKER, died, this_process
 from ghost_mcp.backends.docker.stream import ExecStream
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
     CaveNotFound,
     InvalidArgument,
+    ProtocolFailure,
     Unsupported,
 )
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import PATIENCE_S, connected, until
 from ghost_mcp.warden import runtime
+from ghost_mcp.warden.link import Link
 
 # What a program of the cave may do, and whether the warden hears it.
 _PROBE = """
@@ -245,6 +255,56 @@ class TestLeftBehind:
             await backend.destroy(made.id)
         assert self.there() == []
 
+    async def test_what_one_who_died_has_half_made_is_swept_at_once(self) -> None:
+        """Its container, and the locks on what it was to bring into the engine."""
+        async with self.make() as backend:
+            made = await backend.create(CaveSpec(ephemeral=True))
+            ours = self.engine.inspect_container(f"ghost-{self.instance}-{made.name}")
+            labels = {**ours["Config"]["Labels"], MAKER: _one_who_died()}
+            spec = CaveSpec(ephemeral=True)
+            for cave_id in (spec.id, secrets.token_hex(8)):
+                half = {**labels, "ghost.id": cave_id}
+                name = f"ghost_making_{cave_id}"
+                self.engine.create_container(self.image, ["none"], name=name, labels=half)
+            with anyio.fail_after(PATIENCE_S):  # before its time would be over
+                await backend.create(spec)
+            assert len(await backend.list()) == 2
+            assert len(self.there()) == 6  # each with its volumes
+            for one in (made, spec):
+                await backend.destroy(one.id)
+        assert self.there() == []
+
+    @pytest.mark.parametrize("which", ["runtime", "image"])
+    async def test_the_lock_of_one_who_died_holds_nobody_up(
+        self, which: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = self.engine.inspect_image(self.image)["Id"]
+        for dressed in self.engine.images(filters={"label": f"{DRESSED}={plain}"}):
+            self.engine.remove_image(dressed["Id"], force=True)
+        folder = runtime.build_runtime(self.cache)
+        locks = {
+            "runtime": f"ghost-{folder.name}-filling",
+            "image": f"ghost_dressing_{plain.removeprefix('sha256:')[:32]}",
+        }
+        monkeypatch.setattr(images, "_said_whole", lambda volume, engine: False)
+        self.engine.create_container(
+            self.image, ["none"], name=locks[which], labels={MAKER: _one_who_died()}
+        )
+        async with self.make() as backend:
+            with anyio.fail_after(PATIENCE_S):
+                info = await backend.create(CaveSpec(ephemeral=True))
+            await backend.destroy(info.id)
+
+    async def test_a_runtime_removed_by_hand_is_brought_again(self) -> None:
+        async with self.make() as backend:
+            info = await backend.create(CaveSpec(ephemeral=True))
+            volume = await backend.images.runtime(self.image)
+            await backend.destroy(info.id)
+            with contextlib.suppress(APIError):  # another run has caves that use it
+                self.engine.remove_volume(volume)
+            again = await backend.create(CaveSpec(ephemeral=True))
+            await backend.destroy(again.id)
+
     async def test_a_container_removed_by_hand_is_noticed(self) -> None:
         async with Ghost(backend=self.make()) as ghost:
             cave = await ghost.create(CaveSpec())
@@ -269,6 +329,69 @@ class TestLeftBehind:
                 self.engine.remove_image(dressed["Id"], force=True)
             again = await backend.create(CaveSpec(ephemeral=True))
             await backend.destroy(again.id)
+
+
+def _one_who_died() -> str:
+    """A process that has been there, as a maker."""
+    make = "from ghost_mcp.backends.docker.makers import this_process; print(this_process())"
+    done = subprocess.run([sys.executable, "-c", make], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_a_maker_is_told_dead_only_when_that_is_certain() -> None:
+    mine, dead = this_process(), _one_who_died()
+    place, _, pid, started = dead.rsplit("/", 3)
+    assert (died(mine), died(dead)) == (False, True)
+    # Another machine or container, another writer, or nobody's word.
+    for other in (f"elsewhere/{_}/{pid}/{started}", f"{place}/pid:[1]/{pid}/{started}", "x", ""):
+        assert not died(other)
+    assert died(f"{mine.rpartition('/')[0]}/1")  # the number is another process's now
+
+
+@pytest.mark.docker
+class TestOpening:
+    """What an engine writes where a relay's output would be is its own word, and no warden's."""
+
+    @pytest.fixture(autouse=True)
+    def _engine(self, engine: docker.APIClient, small_image: str, state_dir: Path) -> None:
+        self.engine, self.image, self.cache = engine, small_image, state_dir / "cache" / "docker"
+
+    @contextlib.asynccontextmanager
+    async def made(self) -> AsyncIterator[tuple[DockerBackend, CaveInfo, str]]:
+        instance = f"test-{secrets.token_hex(4)}"
+        async with DockerBackend(image=self.image, instance=instance, cache=self.cache) as backend:
+            info = await backend.create(CaveSpec(ephemeral=True))
+            async with connected(backend, info.id):  # the next opening is a new one
+                pass
+            yield backend, info, f"ghost-{instance}-{info.name}"
+
+    async def test_of_a_cave_that_ends_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with self.made() as (backend, info, container):
+            upgrade = backend._engine.upgrade
+
+            async def late(path: str, body: Mapping[str, Any] | None = None) -> Upgraded:
+                self.engine.kill(container)
+                return await upgrade(path, body)
+
+            monkeypatch.setattr(backend._engine, "upgrade", late)
+            with pytest.raises(CaveGone):
+                await backend.connect(info.id)
+
+    async def test_of_a_cave_in_which_nothing_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with self.made() as (backend, info, _):
+            monkeypatch.setattr(made_of, "RELAY", (["/no/such/program"], "1001:1001"))
+            with pytest.raises(BackendUnavailable, match="no such file"):
+                await backend.connect(info.id)
+
+    async def test_a_relay_that_speaks_no_protocol_is_the_caves_fault(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = ["echo", "container is not running"]
+        async with self.made() as (backend, info, _):
+            monkeypatch.setattr(made_of, "RELAY", (said, "1001:1001"))
+            async with connected(backend, info.id) as stream, anyio.create_task_group() as tasks:
+                with pytest.raises(ProtocolFailure, match="bad frame"):
+                    await Link.open(stream, tasks, name=info.name)
 
 
 async def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import anyio.to_thread
 from ghost_mcp.backends.compose.projects import Projects
 from ghost_mcp.backends.docker.container import INSTANCE
 from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.backends.docker.finding import Finder
 
 if TYPE_CHECKING:
     import docker
@@ -85,6 +86,7 @@ class _Watch:
         self._engine = engine
         self._instance = instance
         self._projects = Projects(instance)
+        self._finder = Finder(instance)
         self._woken = threading.Event()
         self._caves: set[str] = set()
         self._alone = self._done = False
@@ -99,8 +101,16 @@ class _Watch:
                 self._woken.wait(REST_S)
         until = time.monotonic() + LINGER_S
         while not self._done and self._left() and time.monotonic() < until:
+            with suppress(Exception):  # as below
+                self._give_up()
             self._sweep()
             time.sleep(REST_S)
+
+    def _give_up(self) -> None:
+        """Remove what the hub has left half made: a container that never ran has no end of its own."""
+        for cave_id in list(self._caves):
+            for container in self._finder.abandoned(self._engine, cave_id):
+                self._engine.remove_container(container, v=True, force=True)
 
     def _listen(self) -> None:
         """To the hub, to its end."""

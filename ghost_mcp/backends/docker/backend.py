@@ -165,9 +165,9 @@ class DockerBackend(Backend):
                 break
             except _Another as found:
                 return self._same(spec, found.seen)
-            except Conflict:  # somebody is making it
-                if time.monotonic() > deadline:
-                    await self._remove([stage])
+            except Conflict:  # somebody is making it, or has died over it
+                left = await self._engine.ask(lambda e: self._finder.abandoned(e, spec.id))
+                await self._remove([stage] if time.monotonic() > deadline else left)
                 await anyio.sleep(PAUSE_S)
         try:
             self._lifelines.update({spec.id: made.lifeline} if spec.ephemeral else {})
@@ -490,7 +490,7 @@ class DockerBackend(Backend):
             await anyio.aclose_forcefully(begun)
 
     async def _relay(self, container: str) -> ExecStream:
-        """A relay in the container, once the warden has answered through it."""
+        """A relay in the container, once the warden has answered through it. Raises CaveGone, BackendUnavailable."""
         command, user = made_of.RELAY
         try:
             made = await self._engine.ask(
@@ -505,6 +505,8 @@ class DockerBackend(Backend):
         try:
             with anyio.fail_after(READY_S):
                 await stream.begin()
+                if not stream.framed:
+                    await self._check_ran(container, made["Id"], stream.opening)
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
@@ -512,6 +514,23 @@ class DockerBackend(Backend):
                 raise CaveGone(f"no warden answers: {stream.last_words}") from exc
             raise
         return stream
+
+    async def _check_ran(self, container: str, relay: str, said: str) -> None:
+        """Raise if the relay was never started: then what came is the engine's own word, written where its output
+        would be. What a program of the cave wrote there is left to who reads frames."""
+
+        def look(engine: docker.APIClient) -> tuple[bool, bool]:
+            try:
+                ran = bool(engine.exec_inspect(relay)["Pid"])
+                return ran, bool(engine.inspect_container(container)["State"]["Running"])
+            except NotFound:
+                return False, False
+
+        ran, lives = await self._engine.ask(look)
+        if not ran and lives:
+            raise BackendUnavailable(f"the engine starts nothing in the cave: {said}")
+        if not ran:
+            raise CaveGone(f"the cave has ended: {said}")
 
     async def usage(self, cave_id: str) -> Usage:
         seen, info = await self._find(cave_id)

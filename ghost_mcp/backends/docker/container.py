@@ -18,6 +18,7 @@ from typing import Any, Literal
 from docker.types import DeviceRequest, DriverConfig, LogConfig, Mount
 
 from ghost_mcp.backends.base import network_line
+from ghost_mcp.backends.docker.makers import MAKER, this_process
 from ghost_mcp.backends.local.etc import ENVIRONMENT, NODE_PRELOAD
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.lifecycle import State
@@ -111,6 +112,7 @@ def config(spec: CaveSpec, instance: str, *, pool: bool = False) -> dict[str, An
             INSTANCE: instance,
             ID: spec.id,
             SPEC: json.dumps(spec.as_dict()),
+            MAKER: this_process(),
             **({POOL: "yes"} if pool else {NAME: spec.full_name}),
         },
         "user": f"{CAVE_UID}:{CAVE_UID}",

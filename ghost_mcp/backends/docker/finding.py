@@ -22,6 +22,7 @@ from ghost_mcp.backends.docker.container import (
     claim_of,
     stage_name,
 )
+from ghost_mcp.backends.docker.makers import MAKER, died
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.spec import CaveSpec, check_full_name
 
@@ -54,15 +55,24 @@ class Finder:
 
     def stale(self, engine: docker.APIClient, before: float) -> list[str]:
         """Containers that were to become caves, and of which it is certain that nobody goes on with them: they
-        have ended, or were begun before that time (the engine's clock) and are not finished."""
+        have ended, or are not finished and either were begun before that time (the engine's clock) or by a process
+        that has died."""
         found = []
         for one in self.containers(engine):
             name, state = _name(one), one["State"]
-            unfinished = name.startswith("ghost_making_") or state == "created"
-            over = state in ("exited", "dead") or (unfinished and one["Created"] < before)
+            over = state in ("exited", "dead") or (
+                (name.startswith("ghost_making_") or state == "created")
+                and (one["Created"] < before or died(one["Labels"].get(MAKER, "")))
+            )
             if over and name.startswith("ghost_"):
                 found.append(name)
         return found
+
+    def abandoned(self, engine: docker.APIClient, cave_id: str) -> list[str]:
+        """Of stale ones, those that were to become the cave of that id, whose maker is certain to have died."""
+        asked = self.containers(engine, f"{ID}={cave_id}")
+        gone = [one for one in asked if died(one["Labels"].get(MAKER, ""))]
+        return [one["Id"] for one in gone if _name(one) == stage_name("making", cave_id)]
 
     def find(self, engine: docker.APIClient, ref: str) -> Seen | None:
         """The cave of that full name or id."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from docker.errors import ImageNotFound, NotFound
 
 from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.backends.docker.engine import require_same_machine
+from ghost_mcp.backends.docker.makers import MAKER, died, this_process
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
 from ghost_mcp.warden import runtime
 
@@ -32,6 +33,10 @@ __all__ = ["DRESSED", "Images"]
 DRESSED = "ghost.dressed"  # a dressed image's label: the id of the image below
 REPOSITORY = "ghost-dressed"
 FORMAT = "3"  # of what is laid over
+RUNTIME = "ghost-runtime-"
+# A volume beside the runtime's says that this is whole: to look into a volume takes a container.
+WHOLE = "ghost-whole-"
+SINCE = "ghost.since"  # its label: which volume of that name it speaks of
 MAKING_S = 60.0
 PAUSE_S = 0.05
 ACCOUNT_BYTES = 256 << 10
@@ -45,7 +50,9 @@ class Images:
         self._runtime_image = runtime_image
         self._cache = cache
         self._runtime = ""  # the volume's name, once it is known to be whole
+        self._doubted = False  # whether the engine's word for it is to be trusted
         self._dressed: dict[str, str] = {}
+        self._lock = anyio.Lock()  # one of us asks, and makes what is not there
 
     async def known(self, image: str) -> str:
         """The image's id. Raises InvalidArgument for one that the engine does not have."""
@@ -59,16 +66,18 @@ class Images:
         return str(found["Id"])
 
     def forget(self) -> None:
-        """Look again: somebody has removed what was found."""
-        self._runtime = ""
+        """Look again, and closely: somebody has removed what was found."""
+        self._runtime, self._doubted = "", True
         self._dressed.clear()
 
     async def dressed(self, image: str) -> str:
         """The id of the image with a cave's folders and user laid over it; made once for each image."""
         plain = await self.known(image)
-        if plain not in self._dressed:
-            self._dressed[plain] = await self._find_dressed(plain) or await self._dress(plain)
-        return self._dressed[plain]
+        async with self._lock:
+            if plain not in self._dressed:
+                found = await self._find_dressed(plain) or await self._dress(plain)
+                self._dressed[plain] = found
+            return self._dressed[plain]
 
     async def _find_dressed(self, plain: str) -> str | None:
         with suppress(CaveNotFound, InvalidArgument):
@@ -101,25 +110,26 @@ class Images:
     ) -> AsyncIterator[str]:
         """A container that is never started: its name is a lock, its mounts are the way into volumes.
 
-        Whoever holds the name for longer than MAKING_S has died.
+        Whoever holds the name for longer than MAKING_S has died, if this cannot be told at once.
         """
 
         def make(engine: docker.APIClient) -> str:
             binds = [f"{volume}:{path}:rw,nocopy" for path, volume in places.items()]
             host = engine.create_host_config(binds=binds, network_mode="none")
             made = engine.create_container(
-                image, ["none"], name=name, labels=dict(labels), host_config=host
+                image, ["none"], name=name, labels={**labels, MAKER: maker}, host_config=host
             )
             return str(made["Id"])
 
-        deadline = time.monotonic() + MAKING_S
+        maker, deadline = this_process(), time.monotonic() + MAKING_S
         while True:
             try:
                 workshop = await self._engine.ask(make)
                 break
             except Conflict:
-                if time.monotonic() > deadline:
-                    await self._remove(name)
+                abandoned = await self._engine.ask(partial(_abandoned, name))
+                if abandoned or time.monotonic() > deadline:
+                    await self._remove(abandoned or name)
                 await anyio.sleep(PAUSE_S)
         try:
             yield workshop
@@ -133,8 +143,12 @@ class Images:
 
     async def runtime(self, image: str) -> str:
         """The name of the volume with the warden's runtime, whole. ``image`` is any that the engine has."""
-        if self._runtime:
+        async with self._lock:
+            if not self._runtime:
+                self._runtime = await self._find_runtime(image)
             return self._runtime
+
+    async def _find_runtime(self, image: str) -> str:
         if self._runtime_image is None:
             require_same_machine(self._engine.about)
             await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
@@ -143,8 +157,13 @@ class Images:
             pack = partial(anyio.to_thread.run_sync, made_of.pack_runtime, folder)
         else:
             image = self._runtime_image
-            volume = f"ghost-runtime-{(await self.known(image)).removeprefix('sha256:')[:16]}"
+            volume = f"{RUNTIME}{(await self.known(image)).removeprefix('sha256:')[:16]}"
             pack = partial(self._engine.ask, partial(_brought, image=image))
+        if self._doubted or not await self._engine.ask(partial(_said_whole, volume)):
+            await self._fill(volume, image, pack)
+        return volume
+
+    async def _fill(self, volume: str, image: str, pack: Callable[[], Awaitable[bytes]]) -> None:
         place = "/fill/runtime"
         async with self._workshop(f"{volume}-filling", image, {place: volume}, {}) as workshop:
             try:
@@ -153,8 +172,8 @@ class Images:
             except CaveNotFound:
                 packed = await pack()
                 await self._engine.ask(lambda e: e.put_archive(workshop, "/fill", packed))
-        self._runtime = volume
-        return volume
+            await self._engine.ask(partial(_say_whole, volume))
+        self._doubted = False
 
     async def unused(self) -> tuple[list[str], list[str]]:
         """Dressed images whose image has lost its name, and runtimes of other versions that no cave has."""
@@ -170,11 +189,40 @@ class Images:
                 named = plain.get("RepoTags") or plain.get("RepoDigests")
                 if not named and one["Id"] not in used:
                     images.append(one["Id"])
-            idle = {"name": "ghost-runtime-", "dangling": "true"}
+            idle = {"name": RUNTIME, "dangling": "true"}
             volumes = [one["Name"] for one in engine.volumes(filters=idle)["Volumes"] or ()]
-            return images, [one for one in volumes if one != self._runtime]
+            volumes = [one for one in volumes if one != self._runtime]
+            for one in engine.volumes(filters={"name": WHOLE})["Volumes"] or ():
+                of = one["Name"].replace(WHOLE, RUNTIME)
+                if of in volumes or not _said_whole(of, engine):
+                    volumes.append(one["Name"])
+            return images, volumes
 
         return await self._engine.ask(look)
+
+
+def _abandoned(name: str, engine: docker.APIClient) -> str:
+    """The container of that name, if it is certain that its maker has died; else nothing."""
+    with suppress(NotFound):
+        seen = engine.inspect_container(name)
+        if died((seen["Config"]["Labels"] or {}).get(MAKER, "")):
+            return str(seen["Id"])
+    return ""
+
+
+def _said_whole(volume: str, engine: docker.APIClient) -> bool:
+    """Whether it stands beside the volume that it was filled."""
+    with suppress(NotFound):
+        said = engine.inspect_volume(volume.replace(RUNTIME, WHOLE))["Labels"] or {}
+        return bool(said.get(SINCE) == engine.inspect_volume(volume)["CreatedAt"])
+    return False
+
+
+def _say_whole(volume: str, engine: docker.APIClient) -> None:
+    beside = volume.replace(RUNTIME, WHOLE)
+    with suppress(NotFound):
+        engine.remove_volume(beside)
+    engine.create_volume(beside, labels={SINCE: engine.inspect_volume(volume)["CreatedAt"]})
 
 
 def _brought(engine: docker.APIClient, image: str) -> bytes:

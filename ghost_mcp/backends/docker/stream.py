@@ -42,6 +42,17 @@ class ExecStream(ByteStream):
         poll.register(fd, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
         return not poll.poll(0)
 
+    @property
+    def framed(self) -> bool:
+        """Whether the first output can be the beginning of a frame: no frame is so long that its length does not
+        begin with a zero, and no text begins with one."""
+        return self._first[:1] == b"\0"
+
+    @property
+    def opening(self) -> str:
+        """The first output, for an error message."""
+        return self._first[:300].decode("utf-8", "replace").strip()
+
     async def begin(self) -> None:
         """Wait for the first output. Raises EndOfStream when there is none."""
         self._first = await self.receive()
