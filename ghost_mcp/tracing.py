@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
 
-__all__ = ["begin", "calling", "end", "flush", "start"]
+__all__ = ["begin", "calling", "end", "flush", "start", "started"]
 
 _FLUSH_MS = 5_000
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -52,6 +52,11 @@ def start() -> None:
     _provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(_provider)
     _tracer = _provider.get_tracer("ghost_mcp")
+
+
+def started() -> bool:
+    """Whether anybody wants spans."""
+    return _tracer is not None
 
 
 def flush() -> None:

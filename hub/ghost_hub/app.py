@@ -31,7 +31,7 @@ __all__ = ["build_app"]
 
 def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASGIApp:
     """The application; its lifespan opens the hub and closes it. ``verifier`` None is no authentication."""
-    transports = Transports(hub.server, settings)
+    transports = Transports(hub, settings)
     terminals = Terminals(hub)
 
     @asynccontextmanager

@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import Route
 
+from ghost_hub.direct import Direct
 from ghost_hub.hub import PIN
 from ghost_hub.listing import Listing
 from ghost_hub.sse import MESSAGES, Sse
 
 if TYPE_CHECKING:
-    from mcp.server import Server
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from ghost_hub.direct import Serves
     from ghost_hub.settings import HubSettings
 
 __all__ = ["Transports"]
@@ -31,7 +32,7 @@ SESSION_IDLE_S = 1800.0
 class Transports:
     """The routes of MCP; ``run()`` must be open while they serve."""
 
-    def __init__(self, server: Server[Any], settings: HubSettings) -> None:
+    def __init__(self, hub: Serves, settings: HubSettings) -> None:
         hosts = settings.hosts
         # The guard has checked both for every route; this is the second line.
         security = TransportSecuritySettings(
@@ -47,24 +48,26 @@ class Transports:
             ],
         )
         self._manager = StreamableHTTPSessionManager(
-            server,
+            hub.server,
             json_response=False,  # as one document it would lose progress
             security_settings=security,
             session_idle_timeout=SESSION_IDLE_S,
             max_request_body_size=settings.bounds.body_bytes,
             max_sessions=settings.bounds.sessions,
         )
-        self._sse = Sse(server, settings.bounds.sessions)
+        self._direct = Direct(self._manager.asgi_app, hub)
+        self._sse = Sse(hub.server, settings.bounds.sessions)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         async with self._manager.run(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._sse.ping)
+            tasks.start_soon(self._direct.attend)
             yield
             tasks.cancel_scope.cancel()
 
     def routes(self) -> list[BaseRoute]:
-        streamable = Listing(self._manager.asgi_app)
+        streamable = Listing(self._direct)
         return [
             Route("/mcp", _Endpoint(streamable)),
             Route("/caves/{cave}/mcp", _Endpoint(_pinned(streamable))),

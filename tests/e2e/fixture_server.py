@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -167,6 +167,24 @@ def _text(uri: str, mime_type: str, text: str) -> ReadResourceResult:
     )
 
 
+class _Fixture:
+    """What the hub is to its transports."""
+
+    def __init__(self, caves: Caves) -> None:
+        self._caves = caves
+        self.calls = Calls({one.name: one for one in TOOLS})
+        self.server = build(
+            "fixture",
+            instructions="For the conformance suite.",
+            calls=self.calls,
+            resources=FixtureResources(),
+            caves=lambda _: caves,
+        )
+
+    def of_scope(self, scope: Mapping[str, Any]) -> Caves:
+        return self._caves
+
+
 @contextlib.asynccontextmanager
 async def endpoint() -> AsyncIterator[ASGIApp]:
     """The hub's own transports behind its own guard, for one caller and without tokens."""
@@ -176,14 +194,7 @@ async def endpoint() -> AsyncIterator[ASGIApp]:
         Places(ghost) as places,
         SessionCaves(places) as caves,
     ):
-        server = build(
-            "fixture",
-            instructions="For the conformance suite.",
-            calls=Calls({one.name: one for one in TOOLS}),
-            resources=FixtureResources(),
-            caves=lambda _: caves,
-        )
-        transports = Transports(server, settings)
+        transports = Transports(_Fixture(caves), settings)
         async with transports.run():
             yield Guard(Starlette(routes=transports.routes()), settings, None)
 

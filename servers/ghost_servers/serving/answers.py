@@ -22,6 +22,7 @@ from mcp.types import (
 from mcp.types import Tool as ListedTool
 from pydantic_core import PydanticSerializationError, to_json
 
+from ghost_mcp.calls import foreseen
 from ghost_mcp.errors import (
     GhostError,
     InvalidArgument,
@@ -32,6 +33,7 @@ from ghost_mcp.errors import (
 from ghost_mcp.reply import MAX_TEXT_CHARS, Picture, Reply, clip, size_text
 
 if TYPE_CHECKING:
+    from ghost_mcp.calls import Answer
     from ghost_mcp.tool import Tool
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "failed",
     "listed",
     "protocol_error",
+    "rendered",
 ]
 
 _LONE = re.compile("[\ud800-\udfff]")
@@ -65,6 +68,16 @@ def listed(name: str, tool: Tool) -> ListedTool:
             open_world_hint=tool.open_world,
         ),
     )
+
+
+def rendered(name: str, answer: Answer) -> CallToolResult:
+    """How a call of the tool ``name`` ended, as its result."""
+    if isinstance(answer.outcome, GhostError):
+        return failed(answer.outcome, answer.note)
+    try:
+        return answered(answer.outcome, answer.note)
+    except Exception as exc:  # noqa: BLE001 - foreseen() logs what nobody foresaw
+        return failed(foreseen(exc, name), answer.note)
 
 
 def answered(reply: Reply, note: str = "") -> CallToolResult:

@@ -24,12 +24,11 @@ from mcp.types import (
 
 from ghost_mcp import __version__
 from ghost_mcp.calls import foreseen
-from ghost_mcp.errors import GhostError
-from ghost_servers.serving.answers import answered, failed, listed, protocol_error
+from ghost_servers.serving.answers import listed, protocol_error, rendered
 from ghost_servers.serving.asking import Asking
 
 if TYPE_CHECKING:
-    from ghost_mcp.calls import Answer, Calls
+    from ghost_mcp.calls import Calls
     from ghost_mcp.places import Caves
     from ghost_mcp.tool import Progress
 
@@ -117,10 +116,10 @@ class _Serving:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.name[:64]}")
         caves = self._caves(ctx)
         if params.request_state is not None:
-            return _result(params.name, await self._asking.second_round(params, caves))
+            return rendered(params.name, await self._asking.second_round(params, caves))
         answer = await self._calls.run(caves, params.name, params.arguments or {}, _progress(ctx))
         asked = await self._asking.ask(ctx, params, caves, answer)
-        return asked if isinstance(asked, InputRequiredResult) else _result(params.name, asked)
+        return asked if isinstance(asked, InputRequiredResult) else rendered(params.name, asked)
 
     # --- resources -------------------------------------------------------------------------------
 
@@ -145,15 +144,6 @@ class _Serving:
             return await self._resources.read(self._caves(ctx), params.uri)
         except Exception as exc:
             raise protocol_error(foreseen(exc, "resources/read"), uri=params.uri[:1000]) from exc
-
-
-def _result(name: str, answer: Answer) -> CallToolResult:
-    if isinstance(answer.outcome, GhostError):
-        return failed(answer.outcome, answer.note)
-    try:
-        return answered(answer.outcome, answer.note)
-    except Exception as exc:  # noqa: BLE001 - foreseen() logs what nobody foresaw
-        return failed(foreseen(exc, name), answer.note)
 
 
 def _progress(ctx: Context) -> Progress:
