@@ -27,6 +27,7 @@ __all__ = ["Configured", "Link", "LinkStream", "Piped", "configure", "configurin
 HELLO_S = 20.0
 STALL_S = 10.0
 MAX_NOTES = 64
+BATCH = 1 << 18  # sent at once of one stream: what others then wait for
 SMALL = 2048
 MAX_ANSWER = 64 << 20
 
@@ -131,13 +132,15 @@ class LinkStream:
         """Send input, waiting for credit as needed. Raises CaveGone when the stream has ended."""
         view = memoryview(data)
         while view:
-            room = min(self._link.wire.credit(self.id), wire.MAX_DATA, len(view))
+            room = min(self._link.wire.credit(self.id), BATCH, len(view))
             if room == 0:
                 if self.closed:
                     raise self._failure or CaveGone("the other end of the stream has closed")
                 await self._change()
                 continue
-            await self._link.write(self._link.wire.send_data(self.id, bytes(view[:room]), channel))
+            pieces = (view[at : min(at + wire.MAX_DATA, room)] for at in range(0, room, wire.MAX_DATA))
+            send_data = self._link.wire.send_data
+            await self._link.write(*(send_data(self.id, piece, channel) for piece in pieces))
             view = view[room:]
 
     async def send_eof(self, channel: int = 0) -> None:
@@ -243,7 +246,7 @@ class Link:
         self.masker: Masker | None = None
         self.on_accept: Callable[[LinkStream, dict[str, Any]], Awaitable[None] | None] | None = None
         self._streams: dict[int, LinkStream] = {}
-        self._outgoing = bytearray()
+        self._outgoing: list[bytes] = []
         self._sending = False
         self._failure: Exception | None = None
         self._scope = anyio.CancelScope()
@@ -365,7 +368,7 @@ class Link:
                 await self.write(data)
         stream._fail(CaveGone("the stream was given up"))
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *data: bytes) -> None:
         """Queue bytes in the order of the calls, and send what is queued unless another call is sending.
 
         Encoded frames are never lost to a cancellation: half a conversation would break every other stream.
@@ -373,17 +376,15 @@ class Link:
         """
         if self._failure is not None:
             raise self._failure
-        if not data:
-            return
-        self._outgoing += data
-        if self._sending:
+        self._outgoing += filter(None, data)
+        if self._sending or not self._outgoing:
             return
         self._sending = True
         try:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + STALL_S) as scope:
                 while self._outgoing and self._failure is None:
-                    piece, self._outgoing = self._outgoing, bytearray()
-                    await self._stream.send(bytes(piece))
+                    pieces, self._outgoing = self._outgoing, []
+                    await self._stream.send(b"".join(pieces))
             if scope.cancelled_caught:
                 self._break(CaveGone(f"the warden of cave {self.name} does not read"))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:

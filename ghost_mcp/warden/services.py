@@ -15,6 +15,7 @@ from time import monotonic
 
 from . import commands, processes, program
 from .program import READ, WRITE, WardenError
+from .streams import write_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Service:
         self.path = "" if self.port else f"{_folder()}/{name}.sock"
         self.env |= {"GHOST_PORT": str(self.port)} if self.port else {"GHOST_SOCKET": self.path}
         if body:
-            self.env["GHOST_PROGRAM"] = _place(f"{_folder()}/{name}.program", body)
+            self.env["GHOST_PROGRAM"] = written = f"{_folder()}/{name}.program"
+            _unlink(written)
+            write_new(written, body)
         self.waiters: list[Stream] = []
         self._command: commands.Command | None = None
         self._began = self._used = monotonic()
@@ -401,18 +404,6 @@ def _folder() -> str:
     folder = f"{program.RUN}/service"
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return folder
-
-
-def _place(path: str, data: bytes) -> str:
-    _unlink(path)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
-    return path
 
 
 def _unlink(path: str) -> None:

@@ -21,7 +21,7 @@ from .commands import (
     signal_number,
 )
 from .program import READ, RUN, WardenError
-from .streams import Feeder
+from .streams import Feeder, write_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Session:
         """Hand one command to the shell."""
         self.count += 1
         base = f"{self.folder}/{self.count}"
-        _put(f"{base}.sh", code + b"\n")
+        write_new(f"{base}.sh", code + b"\n")
         for suffix, channel in ((".out", STDOUT), (".err", STDERR)):
             os.mkfifo(base + suffix, 0o600)
             command.take(
@@ -108,7 +108,7 @@ class Session:
             command.feeder.hold()  # closed before the shell has opened it, all of it would be lost
             command.feeder.put(stdin or b"")
         elif stdin is not None:
-            _put(f"{base}.in", stdin)
+            write_new(f"{base}.in", stdin)
         else:
             os.symlink("/dev/null", f"{base}.in")
         self.command = command
@@ -192,16 +192,6 @@ class Session:
     def close(self) -> None:
         if self.live:
             self._end()
-
-
-def _put(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
 
 
 _sessions: dict[str, Session] = {}

@@ -156,7 +156,8 @@ class Connection:
     def __init__(self, *, hub: bool) -> None:
         self._parity = 1 if hub else 0
         self._next = 1 if hub else 2
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # the start of a frame
+        self._wanted = HEADER_SIZE  # how long it must be before it is looked at
         self._credit: dict[int, int] = {}  # open stream -> bytes we may still send
         self._window: dict[int, int] = {}  # open stream -> bytes the peer may still send
         self._owed: dict[int, int] = {}  # open stream -> bytes consumed, not yet given back
@@ -191,13 +192,13 @@ class Connection:
         self._opened(stream)
         return stream, _frame(OPEN, stream, 0, payload)
 
-    def send_data(self, stream: int, data: bytes, channel: int = 0) -> bytes:
+    def send_data(self, stream: int, data: bytes | memoryview, channel: int = 0) -> bytes:
         """DATA of at least one byte, at most MAX_DATA, and at most the stream's credit."""
         left = self._credit.get(stream)
         if left is None or not 0 < len(data) <= min(left, MAX_DATA):
             raise LocalProtocolError(f"no credit for {len(data)} bytes on stream {stream}")
         self._credit[stream] = left - len(data)
-        return _frame(DATA, stream, channel, data)
+        return b"".join((_HEADER.pack(len(data), stream, DATA, channel), data))
 
     def send_eof(self, stream: int, channel: int = 0) -> bytes:
         return self._on_open(EOF, stream, channel)
@@ -246,34 +247,38 @@ class Connection:
         """
         if self._failed:
             raise RemoteProtocolError("connection already failed")
-        self._buffer += data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []  # looked at only when it completes something: a peer may send byte by byte
+            data = bytes(self._buffer)
+            self._buffer.clear()
         frames: list[Frame] = []
         self._failed = True  # until all of it is found good
         try:
-            self._parse(frames)
+            self._buffer += self._parse(data, frames)
             self._failed = False
         except (ValueError, struct.error) as exc:
             raise RemoteProtocolError(f"malformed frame: {exc}") from None
-        finally:
-            if self._failed:
-                self._buffer.clear()
         return frames
 
-    def _parse(self, frames: list[Frame]) -> None:
-        buffer, at, end = self._buffer, 0, len(self._buffer)
+    def _parse(self, data: bytes, frames: list[Frame]) -> memoryview:
+        """Take the frames that are whole; returns what is left. Each payload is copied once: it may be much."""
+        view, at, end = memoryview(data), 0, len(data)
+        self._wanted = HEADER_SIZE
         while end - at >= HEADER_SIZE:
-            size, stream, kind, channel = _HEADER.unpack_from(buffer, at)
+            size, stream, kind, channel = _HEADER.unpack_from(data, at)
             if size > MAX_PAYLOAD or not HELLO <= kind <= PONG:
                 raise RemoteProtocolError(f"bad frame header: kind {kind}, {size} bytes")
             if end - at - HEADER_SIZE < size:
+                self._wanted += size
                 break
             start = at + HEADER_SIZE
             at = start + size
-            frame = self._accept(kind, stream, channel, bytes(buffer[start:at]))
+            frame = self._accept(kind, stream, channel, data[start:at])
             if frame is not None:
                 frames.append(frame)
-        if at:
-            del buffer[:at]
+        return view[at:]
 
     def _accept(self, kind: int, stream: int, channel: int, payload: bytes) -> Frame | None:
         if kind == HELLO:
