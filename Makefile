@@ -5,7 +5,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz build bundle requirements manifests images clean
+.PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz audit build bundle requirements manifests images clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,7 @@ lint: setup-test ## Check style, types, layers and the tree
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml ghost_mcp servers hub scripts configs
 	scripts/check-tree
 
 format: setup-test ## Rewrite the code in the project's style
@@ -47,6 +48,9 @@ bench: setup-test ## Measure speed and size against floors of the same run
 
 fuzz: setup-test ## Fuzz the wire format and the parsers for long
 	@$(PYTHON) -m pytest --timeout 3600 --hypothesis-profile fuzz tests/fuzz $(ARGS)
+
+audit: setup-test ## Look for known vulnerabilities of what is installed, where their service is reachable
+	@$(PYTHON) scripts/audit
 
 build: setup-test ## Build the sdist and the wheel into dist/
 	@rm -rf dist
@@ -64,6 +68,7 @@ requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1
 		-o requirements/dev.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/dev.txt --group build \
 		-o requirements/build.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group fuzz -o requirements/fuzz.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/runtime.txt configs/images/documents.in \
 		-o configs/images/documents.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c configs/images/documents.txt configs/images/kernels.in \

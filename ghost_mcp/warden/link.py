@@ -138,7 +138,9 @@ class LinkStream:
                     raise self._failure or CaveGone("the other end of the stream has closed")
                 await self._change()
                 continue
-            pieces = (view[at : min(at + wire.MAX_DATA, room)] for at in range(0, room, wire.MAX_DATA))
+            pieces = (
+                view[at : min(at + wire.MAX_DATA, room)] for at in range(0, room, wire.MAX_DATA)
+            )
             send_data = self._link.wire.send_data
             await self._link.write(*(send_data(self.id, piece, channel) for piece in pieces))
             view = view[room:]
