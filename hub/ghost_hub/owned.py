@@ -169,6 +169,11 @@ class Caller:
     def may_grant(self) -> bool:
         return self.principal.may("admin")  # who manages caves over HTTP cannot give them a network
 
+    @property
+    def usual(self) -> str:
+        """The name of the cave for calls that name none."""
+        return self.pinned or DEFAULT
+
     async def place(self, name: str | None) -> Place:
         name = name or self.pinned
         return await (self.owned.default() if name is None else self.owned.place(name))

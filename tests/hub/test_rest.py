@@ -52,7 +52,7 @@ def refused(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
 
 
 async def test_the_examples_as_they_are_written(http: httpx2.AsyncClient) -> None:
-    done = await post(http, "/v1/shell/exec", command='python3 -c "print(2+2)"', timeout=30)
+    done = await post(http, "/v1/shell/exec", command='python -c "print(2+2)"', timeout=30)
     assert (done["stdout"], done["exit_code"]) == ("4\n", 0)
     content = base64.b64encode(b"\0\1binary\xff").decode()
     await post(http, "/v1/file/write", path="a.bin", content_base64=content)
@@ -438,7 +438,7 @@ async def test_what_is_no_tool_leaves_its_line_too(
     where = "/v1/filesystem/upload?path=f&cave=lined"
     assert (await http.post(where, content=said.encode())).status_code == 201
     await http.get("/v1/filesystem/download?path=f&cave=lined")
-    await http.get("/v1/filesystem/download?path=nowhere&cave=lined")
+    await http.get("/v1/filesystem/download?path=nowhere", headers={"Ghost-Cave": "lined"})
     await http.post("/v1/jupyter/execute", json={"code": said, "kernel": said, "cave": "lined"})
     await http.post("/v1/caves/lined/stop")
     await http.delete("/v1/caves/lined")

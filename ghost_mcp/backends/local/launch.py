@@ -32,7 +32,7 @@ CREATION_S = 30  # a cave that nobody has configured by then ends
 
 ENVIRONMENT = {
     **ETC_ENVIRONMENT,
-    "PATH": "/home/cave/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": "/home/cave/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin",
     "HOME": "/home/cave",
     "USER": "cave",
     "LOGNAME": "cave",
@@ -170,7 +170,15 @@ def _host_root(cache_dir: Path) -> list[str]:
             argv += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
         elif os.path.isdir(f"/{name}"):
             argv += ["--ro-bind", f"/{name}", f"/{name}"]
+    argv += _python()
     return [*argv, "--ro-bind", str(build_etc(cache_dir)), "/etc", "--symlink", "/tmp", "/var/tmp"]
+
+
+def _python() -> list[str]:
+    """``python`` for those who write it so, agents first: distributions name the program python3."""
+    usual = ENVIRONMENT["PATH"].partition(":")[2]
+    has, lacks = shutil.which("python3", path=usual), shutil.which("python", path=usual)
+    return ["--symlink", has, "/opt/bin/python"] if has and not lacks else []
 
 
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "home", "root", "workspace", ".ghost"})

@@ -14,7 +14,7 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
 
 from ghost_hub.feed import Feed, shown_arguments, shown_outcome
-from ghost_hub.owned import DEFAULT, Caller
+from ghost_hub.owned import Caller
 from ghost_hub.rest.row import Ask, Row, answer
 from ghost_mcp.errors import NotFound, QuotaExceeded
 
@@ -99,7 +99,7 @@ class Events:
         """The cave of a call, when it has been called in before."""
         if not isinstance(asked.caves, Caller):
             return None
-        name, owner = asked.cave or asked.caves.pinned or DEFAULT, asked.caves.owner
+        name, owner = asked.cave or asked.caves.usual, asked.caves.owner
         return self._places.known(f"{owner}/{name}" if owner else name)
 
     def calls(self, owner: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from ghost_hub.hub import Hub
-    from ghost_mcp.places import Caves
+    from ghost_hub.owned import Caller
 
 __all__ = ["JSON", "Ask", "Row", "answer", "parse", "route"]
 
@@ -36,7 +36,7 @@ class Ask:
 
     hub: Hub
     request: Request
-    caves: Caves
+    caves: Caller
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty one. Raises InvalidArgument."""
@@ -96,6 +96,8 @@ async def _operate(row: Row, ask: Ask) -> Response:
         with suppress(GhostError):  # the handler says what is wrong with it
             given |= await ask.json()
     cave = given.get("id") or given.get("cave") or given.get("name")
+    if cave is None and _acts_in_a_cave(row):
+        cave = ask.caves.usual
     return await ask.hub.calls.operate(
         ask.caves,
         f"{row.method} {row.path}",
@@ -107,6 +109,11 @@ async def _operate(row: Row, ask: Ask) -> Response:
         else "operation",
         work=partial(row.handler, ask),
     )
+
+
+def _acts_in_a_cave(row: Row) -> bool:
+    """Whether the row does its work in the caller's own cave when none is named."""
+    return "cave" in row.query or "cave" in (row.body or {}).get("properties", {})
 
 
 def _check_query(request: Request, row: Row) -> None:
