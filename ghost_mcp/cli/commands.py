@@ -321,6 +321,22 @@ COMMANDS: dict[str, Command] = {
         TOKENS_FILE,
         JSON,
     ),
+    "preview": Command(
+        "preview:link",
+        "print a link that shows in a browser what listens on a port of a cave",
+        CAVE,
+        Argument("target", metavar="PORT", help="a port, or the name of a service"),
+        Argument(
+            "--hub",
+            metavar="URL",
+            default="http://127.0.0.1:8000",
+            help="where ghost serve listens (default: %(default)s)",
+        ),
+        TOKENS_FILE,
+        JSON,
+        details="The link is good once, within a minute; the browser that opens it is let in for twelve hours. "
+        "It takes the token in GHOST_TOKEN, or else makes one of yours for this.",
+    ),
     "gc": Command(
         "gc:gc",
         "remove caves that have ended, and what broken-off work left behind",

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from ghost_hub import about, preview, rest
 from ghost_hub.guard import Guard
+from ghost_hub.preview import PreviewHosts
 from ghost_hub.problem import problem
 from ghost_hub.terminal import Terminals
 from ghost_hub.transports import Transports
@@ -39,6 +41,11 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
         async with hub, transports.run(), terminals.run():
             yield
 
+    hub.previews = previews = PreviewHosts(hub, settings.preview_domain, verifier)
+    previews.app = Starlette(
+        routes=[Mount("", previews.serve)],
+        exception_handlers={GhostError: _refused, Exception: _failed},
+    )
     app = Starlette(
         routes=[
             *transports.routes(),
@@ -55,7 +62,7 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             Exception: _failed,
         },
     )
-    return Guard(app, settings, verifier)
+    return Guard(app, settings, verifier, previews)
 
 
 async def _missing(request: Request, exc: Exception) -> Response:

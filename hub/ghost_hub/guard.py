@@ -15,7 +15,9 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.responses import RedirectResponse
 
+from ghost_hub.answered import Answered, Refused
 from ghost_hub.pages import signed_out
+from ghost_hub.preview import PREVIEW
 from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
 from ghost_mcp.errors import (
@@ -29,9 +31,9 @@ from ghost_mcp.errors import (
 )
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from ghost_hub.preview import PreviewHosts
     from ghost_hub.settings import HubSettings
 
 __all__ = ["Guard", "Verifier"]
@@ -52,12 +54,22 @@ class Verifier(Protocol):
     def verify(self, value: str) -> Principal | None:
         """Who a token stands for, or None."""
 
+    def standing(self, token_id: str) -> tuple[Principal, bytes] | None:
+        """Who the token of that id stands for while it is valid, and a key that no client knows; or None."""
+
 
 class Guard:
     """An ASGI application around another. ``verifier`` None is no authentication: everybody is the local user."""
 
-    def __init__(self, app: ASGIApp, settings: HubSettings, verifier: Verifier | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: HubSettings,
+        verifier: Verifier | None,
+        previews: PreviewHosts | None = None,
+    ) -> None:
         self._app = app
+        self._previews = previews
         self._hosts = frozenset(settings.hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
         self._verifier = verifier
@@ -69,24 +81,25 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            authorization = self._check(scope)
-        except _Entered as entered:
-            await entered.answer(scope, receive, send)
+            again = self._admit(scope)
+        except Answered as answered:
+            await answered.answer(scope, receive, send)
             return
-        except _Refused as refused:
+        except Refused as refused:
             await _refuse(scope, receive, send, refused)
             return
-        lasting = _Lasting(send, partial(self._principal, scope, authorization))
+        app = self._app if self._previews is None or PREVIEW not in scope else self._previews.app
+        lasting = _Lasting(receive, send, again)
         if scope["type"] != "http":
             try:
-                await self._app(scope, receive, lasting.send)
+                await app(scope, lasting.receive, lasting.send)
             except Exception:
                 if not lasting.cut:
                     raise
             return
         body = _Body(scope, receive, lasting.send, self._body_bytes)
         try:
-            await self._app(scope, body.receive, body.send)
+            await app(scope, body.receive, body.send)
         except Exception:
             if body.refused is None and not lasting.cut:
                 raise
@@ -95,8 +108,29 @@ class Guard:
             more = {"Connection": "close"} if late else {}
             await _refuse(scope, receive, send, body.refused, more)
 
-    def _check(self, scope: Scope) -> bytes | None:
-        """What the client shows for itself. Raises _Refused. Puts the principal into the scope."""
+    def _admit(self, scope: Scope) -> Callable[[], Principal]:
+        """Who asks goes into the scope. Returns what looks again. Raises Refused, Answered."""
+        previews = self._previews
+        if previews is not None and previews.addressed(scope, self._hosts):
+            again = previews.admit(scope)
+        else:
+            again = self._check(scope)
+        principal = again()
+        scope[PRINCIPAL] = principal
+        scope["user"] = _user(principal)
+        # A flood by strangers must not take its supervisor's answers from it.
+        wait_s = 0.0 if principal is NOBODY else self._rates.take(principal.token_id)
+        if wait_s:
+            raise Refused(
+                QuotaExceeded(
+                    "too many requests with this token", hint=f"Try again in {wait_s:.1f} s."
+                ),
+                wait_s=wait_s,
+            )
+        return again
+
+    def _check(self, scope: Scope) -> Callable[[], Principal]:
+        """The request of a client of the hub itself. Raises Refused."""
         host = origin = authorization = cookie = site = None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -114,24 +148,12 @@ class Guard:
             self._check_origin(origin, host or b"")
         if authorization is None and cookie is not None:
             authorization = _from_cookie(scope, cookie, host or b"", origin, site)
-        principal = self._principal(scope, authorization)
-        scope[PRINCIPAL] = principal
-        scope["user"] = _user(principal)
-        # A flood by strangers must not take its supervisor's answers from it.
-        wait_s = 0.0 if principal is NOBODY else self._rates.take(principal.token_id)
-        if wait_s:
-            raise _Refused(
-                QuotaExceeded(
-                    "too many requests with this token", hint=f"Try again in {wait_s:.1f} s."
-                ),
-                wait_s=wait_s,
-            )
-        return authorization
+        return partial(self._principal, scope, authorization)
 
     def _check_host(self, host: bytes | None) -> None:
         name, port = _split(host or b"")
         if name not in self._hosts or not (port == "" or port.isdigit()):
-            raise _Refused(
+            raise Refused(
                 InvalidArgument(
                     "this request is addressed to another host",
                     hint="Use the address that ghost serve prints, or add the name to allowed_hosts.",
@@ -152,7 +174,7 @@ class Guard:
         except ValueError:
             same = False
         if not same and text not in self._origins:
-            raise _Refused(
+            raise Refused(
                 PermissionRefused(
                     "pages of another origin may not call this hub",
                     hint="Add the origin to allowed_origins if it should.",
@@ -161,7 +183,7 @@ class Guard:
             )
 
     def _enter(self, scope: Scope) -> None:
-        """Raises _Entered for the address that ``ghost serve`` prints, as long as its token is valid."""
+        """Raises Answered for the address that ``ghost serve`` prints, as long as its token is valid."""
         value = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if self._verifier is None or not value or self._verifier.verify(value) is None:
             return
@@ -176,7 +198,7 @@ class Guard:
             samesite="strict",
             secure=scope["scheme"] == "https",
         )
-        raise _Entered(answer)
+        raise Answered(answer)
 
     def _principal(self, scope: Scope, authorization: bytes | None) -> Principal:
         if self._verifier is None:
@@ -186,7 +208,7 @@ class Guard:
         if authorization is None:
             if scope["path"] in OPEN_PATHS:
                 return NOBODY
-            raise _Refused(
+            raise Refused(
                 Unauthenticated(
                     "a token is needed",
                     hint="Send the header Authorization: Bearer TOKEN; ghost token create makes one.",
@@ -196,9 +218,9 @@ class Guard:
         try:
             principal = self._verifier.verify(value.strip()) if kind.lower() == "bearer" else None
         except GhostError as error:
-            raise _Refused(error) from error
+            raise Refused(error) from error
         if principal is None:
-            raise _Refused(
+            raise Refused(
                 Unauthenticated(
                     "the token is not valid: unknown, revoked or expired",
                     hint="See: ghost token list, ghost token create",
@@ -244,14 +266,6 @@ def _from_cookie(
     return None
 
 
-class _Entered(Exception):
-    """A browser came with the token in its address: it gets a cookie, and an address without it."""
-
-    def __init__(self, answer: Response) -> None:
-        super().__init__("entered")
-        self.answer = answer
-
-
 class _Body:
     """A request's body, bounded in size and in how long the client may take for it.
 
@@ -260,13 +274,13 @@ class _Body:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
         path = scope["path"]
-        streamed = path in STREAMED_PATHS or _PROXIED.match(path) is not None
+        streamed = PREVIEW in scope or path in STREAMED_PATHS or _PROXIED.match(path) is not None
         self._receive, self._send = receive, send
         self._most = self._left = float("inf") if streamed else most
         self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
         self._whole = False
         self.answered = False
-        self.refused: _Refused | None = None
+        self.refused: Refused | None = None
 
     async def receive(self) -> Message:
         if self._whole:
@@ -291,7 +305,7 @@ class _Body:
         return message
 
     def _refuse(self, error: GhostError, status: int) -> Message:
-        self.refused = _Refused(error, status=status)
+        self.refused = Refused(error, status=status)
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -301,30 +315,45 @@ class _Body:
 
 
 class _Lasting:
-    """An answer that goes on: what is said later than RECHECK_S after the last look, the token must still allow."""
+    """What goes on: of what is said later than RECHECK_S after the last look, the token must still allow it."""
 
-    def __init__(self, send: Send, principal: Callable[[], Principal]) -> None:
-        self._send, self._principal = send, principal
+    def __init__(self, receive: Receive, send: Send, principal: Callable[[], Principal]) -> None:
+        self._receive, self._send, self._principal = receive, send, principal
         self._seen = time.monotonic()
         self._sized = False
         self.cut = False
 
+    async def receive(self) -> Message:
+        """Of a WebSocket: its client has gone when the token has."""
+        message = await self._receive()
+        if message["type"] == "websocket.receive" and self._due():
+            try:
+                self._principal()
+            except Refused:
+                await self._cut("websocket.send")
+                return {"type": "websocket.disconnect", "code": 1008}
+        return message
+
     async def send(self, message: Message) -> None:
-        """Raises _Refused when the token has been revoked, or has expired, meanwhile."""
+        """Raises Refused when the token has been revoked, or has expired, meanwhile."""
         kind = message["type"]
         if kind == "http.response.start":
             self._sized = any(name == b"content-length" for name, _ in message["headers"])
         elif (message.get("more_body") or kind == "websocket.send") and self._due():
             try:
                 self._principal()
-            except _Refused:
-                self.cut = True
-                if kind == "websocket.send":
-                    await self._send({"type": "websocket.close", "code": 1008})
-                elif not self._sized:  # one that said its size breaks off instead
-                    await self._send({"type": "http.response.body", "body": b""})
+            except Refused:
+                await self._cut(kind)
                 raise
-        await self._send(message)
+        if not self.cut:  # nothing may follow what ended it
+            await self._send(message)
+
+    async def _cut(self, kind: str) -> None:
+        self.cut = True
+        if kind == "websocket.send":
+            await self._send({"type": "websocket.close", "code": 1008})
+        elif not self._sized:  # one that said its size breaks off instead
+            await self._send({"type": "http.response.body", "body": b""})
 
     def _due(self) -> bool:
         now = time.monotonic()
@@ -332,12 +361,6 @@ class _Lasting:
         if due:
             self._seen = now
         return due
-
-
-class _Refused(Exception):
-    def __init__(self, error: GhostError, *, status: int | None = None, wait_s: float = 0) -> None:
-        super().__init__(error.message)
-        self.error, self.status, self.wait_s = error, status, wait_s
 
 
 def _split(host: bytes) -> tuple[str, str]:
@@ -360,7 +383,7 @@ async def _refuse(
     scope: Scope,
     receive: Receive,
     send: Send,
-    refused: _Refused,
+    refused: Refused,
     more: Mapping[str, str] | None = None,
 ) -> None:
     headers = dict(more or {})

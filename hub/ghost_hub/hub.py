@@ -14,6 +14,7 @@ import anyio.to_thread
 from ghost_hub.metrics import Metrics
 from ghost_hub.monitor import Monitor
 from ghost_hub.owned import Caller, OwnerCaves
+from ghost_hub.preview import PreviewHosts
 from ghost_hub.principal import principal_of
 from ghost_hub.quota import Concurrency, allowed
 from ghost_hub.rest.events import Events
@@ -62,6 +63,7 @@ class Hub:
         self.metrics = Metrics()
         self.calls = hub_calls([*layers, self.metrics, self.events, allowed, quota])
         self.server = hub_server(self.calls, self._of_context)
+        self.previews = PreviewHosts(self, "", None)
         self._owners: dict[str, OwnerCaves] = {}
         self._stack = AsyncExitStack()
 

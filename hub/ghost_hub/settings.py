@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ghost_hub.preview.naming import DOMAIN
 from ghost_mcp.errors import InvalidArgument
 
 __all__ = ["Bounds", "HubSettings"]
@@ -39,7 +40,8 @@ class Bounds(BaseModel):
 class HubSettings(BaseModel):
     """``allowed_hosts`` are further names by which clients may reach the hub: ``ghost.example.org``.
 
-    ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
+    ``preview_domain`` is whose subdomains show what runs in caves, in a scheme and at a port if it names them; empty
+    is none. ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,7 @@ class HubSettings(BaseModel):
     tokens_file: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    preview_domain: str = Field(default="caves.localhost", pattern=rf"^(?:{DOMAIN.pattern})?$")
     tls_cert: str | None = None
     tls_key: str | None = None
     bounds: Bounds = Bounds()

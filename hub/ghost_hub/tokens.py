@@ -74,11 +74,16 @@ class Tokens:
         token = self._read().get(token_id) if prefix == PREFIX else None
         given = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
         same = hmac.compare_digest(given, token.sha256 if token else UNKNOWN)
-        if token is None or not same:
+        if token is None or not same or not _lives(token):
             return None
-        if token.expires_at is not None and time.time() >= token.expires_at:
+        return _principal(token)
+
+    def standing(self, token_id: str) -> tuple[Principal, bytes] | None:
+        """Who a token stands for while it is valid, and a key of its own, which is kept where its hash is kept."""
+        token = self._read().get(token_id)
+        if token is None or not _lives(token):
             return None
-        return Principal(owner=token.owner, scope=token.scope, token_id=token.id)
+        return _principal(token), bytes.fromhex(token.sha256)
 
     def create(
         self,
@@ -162,3 +167,11 @@ class Tokens:
             os.rename(temporary, self._path)
         finally:
             os.close(lock)
+
+
+def _lives(token: Token) -> bool:
+    return token.expires_at is None or time.time() < token.expires_at
+
+
+def _principal(token: Token) -> Principal:
+    return Principal(owner=token.owner, scope=token.scope, token_id=token.id)

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 
 from starlette.responses import Response
 
 from ghost_mcp.errors import NotFound
 
-__all__ = ["page", "signed_out"]
+__all__ = ["page", "signed_out", "told"]
+
+_CODE = re.compile("`([^`]*)`")
 
 _FOLDER = Path(__file__).parent
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -33,24 +38,36 @@ _STYLE = (
     "code{font:.95em ui-monospace,monospace}"
 )
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_SIGNED_OUT = f"""<!doctype html>
+_PLAIN = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ghost: signed out</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head>
-<body><main><h1>You are signed out</h1>
-<p>This hub shows its caves to those who have a token.</p>
-<p>On its machine, <code>ghost token create --scope manage</code> makes one. Then open this address with the token
-behind it: <code>/?token=TOKEN</code>. The browser keeps it as a cookie, and it disappears from the address.</p>
+<title>Ghost: {title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
+<body><main><h1>{title}</h1>
+{text}
 </main></body>
 </html>
 """
+_SIGNED_OUT = """\
+This hub shows its caves to those who have a token.
+On its machine, `ghost token create --scope manage` makes one. Then open this address with the token behind it: \
+`/?token=TOKEN`. The browser keeps it as a cookie, and it disappears from the address."""
 
 
 def signed_out() -> Response:
     """What a browser without a valid token is shown at the hub's address."""
+    return told("You are signed out", _SIGNED_OUT.splitlines(), 401)
+
+
+def told(title: str, paragraphs: Iterable[str], status: int) -> Response:
+    """A page that needs no other file: what a person is told instead of what was asked for. `` `x` `` is code."""
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
-    headers = {**_HEADERS, "Content-Security-Policy": policy, "WWW-Authenticate": "Bearer"}
-    return Response(_SIGNED_OUT, 401, media_type="text/html", headers=headers)
+    headers = {**_HEADERS, "Content-Security-Policy": policy}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    lines = (_CODE.sub(r"<code>\1</code>", escape(one)) for one in paragraphs if one)
+    text = "\n".join(f"<p>{line}</p>" for line in lines)
+    body = _PLAIN.format(title=escape(title), style=_STYLE, text=text)
+    return Response(body, status, media_type="text/html", headers=headers)
 
 
 def page(name: str) -> Response:

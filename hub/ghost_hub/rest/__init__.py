@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ghost_hub.rest import caves, events, services, tools, transfer
+from ghost_hub.rest import caves, events, previews, services, tools, transfer
 from ghost_hub.rest.events import Events
 from ghost_hub.rest.openapi import document
 from ghost_hub.rest.row import Row, route
@@ -25,6 +25,7 @@ def rows(hub: Hub) -> list[Row]:
         *events.rows(hub.events),
         *caves.rows(),
         *services.rows(),
+        *previews.rows(),
     ]
 
 

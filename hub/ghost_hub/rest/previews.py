@@ -1,0 +1,62 @@
+# A link is for one browser: see ghost_hub.preview.passes.
+"""``/v1/caves/{id}/previews``: links to what listens in a cave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ghost_hub.rest.row import Ask, Row, answer, parse
+from ghost_mcp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+__all__ = ["rows"]
+
+
+class _NewPreview(BaseModel):
+    """One of ``port`` and ``service``; ``path`` is what it opens there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    service: str | None = Field(default=None, min_length=1, max_length=40)
+    path: str = Field(
+        default="/", max_length=2_000, pattern=r"^/[!-~]*$", description="With a query, if need be."
+    )
+
+
+_LINK: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "url": {
+            "type": "string",
+            "description": "Opens once, in one browser, which then is let in.",
+        },
+        "expires": {"type": "number", "description": "Until when, in seconds since the epoch."},
+    },
+    "required": ["url", "expires"],
+}
+
+
+def rows() -> list[Row]:
+    """The rows of this module."""
+    path = "/v1/caves/{id}/previews"
+    return [
+        Row(method="POST", path=path, summary="A link that shows a port, or a service, of a cave to a browser.", tag="services", scope="use", handler=_link, operation=True, statuses=(201,), body=_NewPreview.model_json_schema(), result=_LINK, example={"port": 8000}),
+    ]  # fmt: skip
+
+
+async def _link(ask: Ask) -> Response:
+    asked = parse(_NewPreview, await ask.json())
+    if (asked.port is None) == (asked.service is None):
+        raise InvalidArgument("port or service: one of them", hint='{"port": 8000}')
+    place = await ask.caves.place(ask.request.path_params["id"])
+    if asked.service is not None:
+        place.cave.service(asked.service)  # one that there is
+    link = ask.hub.previews.link(
+        ask.request.scope, place, asked.port or asked.service or "", asked.path
+    )
+    return answer({"url": link.url, "expires": link.expires_at}, 201)
