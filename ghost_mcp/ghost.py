@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -103,6 +103,12 @@ class Ghost:
                 await backend.__aexit__(None, None, None)
         # Not told of the block's exception: a task group would wrap it in a group.
         await self._stack.aclose()
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work``, which lets no error out, beside the caller; it is cancelled when this Ghost closes."""
+        if self._tasks is None:
+            raise GhostError("Ghost is not open", hint="Use it as: async with Ghost() as ghost:")
+        self._tasks.start_soon(work)
 
     async def backend(self, name: str = "") -> Backend:
         """The backend of that name, opened on first use. Raises InvalidArgument, BackendUnavailable."""

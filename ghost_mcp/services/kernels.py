@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ghost_mcp.errors import (
     BackendUnavailable,
@@ -19,6 +18,7 @@ from ghost_mcp.errors import (
     TimedOut,
     from_wire,
 )
+from ghost_mcp.services.lines import Lines
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
@@ -42,6 +42,11 @@ class Kernels:
 
     def __init__(self, cave: Cave) -> None:
         self._cave = cave
+        self._lines = Lines(cave)
+
+    async def aclose(self) -> None:
+        """Let the connections go that are kept for the next call; by themselves they go soon."""
+        self._lines.close()
 
     async def execute(
         self,
@@ -93,10 +98,8 @@ class Kernels:
         line = json.dumps({**(asked or {}), "op": op}).encode() + b"\n"
         try:
             with anyio.fail_after(timeout_s + SPARE_S):
-                async with self._cave.service("kernels").dial() as stream:
-                    await stream.send(line)
-                    answers = BufferedByteReceiveStream(stream)
-                    raw = await answers.receive_until(b"\n", MAX_ANSWER)
+                async with self._lines.line() as ask:
+                    raw = await ask(line, MAX_ANSWER)
         except TimeoutError:
             raise TimedOut("the kernels did not answer", hint="Stop service kernels.") from None
         except anyio.DelimiterNotFound as exc:

@@ -209,6 +209,11 @@ class Piped(ByteStream):
         self._stream = stream
         self._rest = b""
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come: what could be read has been, and the other side has closed."""
+        return not self._rest and (self._stream.closed or self._stream.ended())
+
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         if not self._rest:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost
@@ -68,6 +69,22 @@ async def _kernels(full: Cave) -> None:
     await kernels.delete(made["session"])
     with pytest.raises(NotFound):
         await kernels.execute("1", session="own")
+    await _kept(kernels, full)
+
+
+async def _kept(kernels: Kernels, full: Cave) -> None:
+    """A connection is used again, unless the service has ended meanwhile, or its question was given up."""
+    await kernels.execute("x = 6")
+    (kernel,) = [one for one in await full.services() if one.name == "kernels"]
+    assert kernel.uses == 1
+    with anyio.move_on_after(0.3):
+        await kernels.execute("import time\nfor turn in range(600): time.sleep(0.1)")
+    with anyio.fail_after(30):
+        while (await kernels.sessions())[0]["busy"]:  # until it has been interrupted
+            await anyio.sleep(0.05)
+    assert (await kernels.execute("x"))["outputs"][0]["data"]["text/plain"] == "6"
+    await full.service("kernels").stop()
+    assert (await kernels.execute("1"))["status"] == "ok"
 
 
 async def _services(full: Cave) -> None:

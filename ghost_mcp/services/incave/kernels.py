@@ -1,5 +1,5 @@
 # Runs in a cave, on the cave's own jupyter_client. Imports nothing of Ghost's: it may be the only file of it there.
-"""Jupyter kernels by session, for whoever connects to a unix socket: one JSON line asks, one answers.
+"""Jupyter kernels by session, for whoever connects to a unix socket: one JSON line asks, one answers; then the next.
 
 Whoever asks hangs up to give a request up: what it was running is interrupted.
 """
@@ -268,16 +268,18 @@ class Kernels:
         self._starting = asyncio.Lock()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: a line, and its answer."""
+        """One connection: lines, and the answer to each before the next. Its end is that of what it asked for."""
+        following = asyncio.ensure_future(reader.readline())
         try:
-            if not (line := await reader.readline()):
-                return  # a look whether we are there
-            answer = await self._answer(line, asyncio.ensure_future(reader.read(1)))
-            writer.write(json.dumps(answer).encode("utf-8", "replace") + b"\n")
-            await writer.drain()
+            while line := await following:
+                following = asyncio.ensure_future(reader.readline())
+                answer = await self._answer(line, following)
+                writer.write(json.dumps(answer).encode("utf-8", "replace") + b"\n")
+                await writer.drain()
         except (ConnectionError, ValueError):
             return
         finally:
+            following.cancel()
             writer.close()
 
     async def _answer(self, line: bytes, gone: asyncio.Future[bytes]) -> dict[str, Any]:
@@ -292,8 +294,6 @@ class Kernels:
             return Refused("not_found", f"this cave has no kernel {exc.name!r}", hint).head
         except Exception as exc:  # noqa: BLE001  (one request fails, never the others' kernels)
             return Refused("service_failed", f"{type(exc).__name__}: {exc}").head
-        finally:
-            gone.cancel()
 
     async def _operate(self, asked: dict[str, Any], gone: asyncio.Future[bytes]) -> dict[str, Any]:
         op = asked["op"]

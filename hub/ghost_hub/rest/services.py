@@ -153,7 +153,8 @@ async def _stop(ask: Ask) -> Response:
 
 
 async def _of(ask: Ask, cave: str | None) -> Kernels:
-    return Kernels((await ask.caves.place(cave)).cave)
+    place = await ask.caves.place(cave)
+    return place.keep.get("kernels", lambda: Kernels(place.cave))
 
 
 async def _named(ask: Ask) -> Kernels:
