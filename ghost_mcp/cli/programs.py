@@ -27,6 +27,7 @@ __all__ = ["environment", "is_local", "run", "runs_services"]
 
 STDOUT, STDERR = 1, 2
 PATIENCE_S = 1.0
+_ONLY_PARSE = 0x400  # ast.PyCF_ONLY_AST, without importing ast
 TIMED_OUT = 124  # as timeout(1) says it
 SHELL = 'command -v bash >/dev/null && exec bash; exec "${SHELL:-sh}"'
 
@@ -49,7 +50,20 @@ def run(options: argparse.Namespace, out: Output) -> int:
             return 128 + exc.number
         except OutputClosed:
             raise BrokenPipeError from None
+    if answer["exit_code"] == 1 and options.code is not None and options.language == "python":
+        _tell_of_languages(options.code, out)
     return _end(answer, sinks, out)
+
+
+def _tell_of_languages(code: str, out: Output) -> None:
+    """Say how a shell line is run, to whoever may have written one: it failed, and is no Python."""
+    try:
+        compile(code, "CODE", "exec", _ONLY_PARSE)
+    except (SyntaxError, ValueError):
+        out.note(
+            "ghost: CODE is read as Python. A shell line: ghost exec CAVE --language bash 'ls -l';"
+            " a program: ghost exec CAVE -- ls -l"
+        )
 
 
 def is_local(backend: str | None) -> bool:

@@ -27,6 +27,12 @@ def test_code_in_each_language(cli: Cli, named: str) -> None:
     assert cli("exec", named, "print('python is the default')").stdout.startswith(b"python")
 
 
+def test_a_shell_line_by_mistake_is_told_the_way(cli: Cli, named: str) -> None:
+    assert b"--language bash" in cli("exec", named, "ls -l /", code=1).stderr
+    assert b"--language" not in cli("exec", named, "raise SystemExit(1)", code=1).stderr
+    assert b"--language" not in cli("exec", named, "--", "false", code=1).stderr
+
+
 def test_a_program_after_two_dashes(cli: Cli, named: str) -> None:
     done = cli("exec", named, "--", "printf", "%s|", "--json", "-it", "two words")
     assert done.stdout == b"--json|-it|two words|"
