@@ -158,7 +158,7 @@ class Ghost:
             return
         for plan in self._plans:
             if (plan.template.backend or self.default_backend) == backend.name:
-                pool = Pool(backend, plan, self._tasks)
+                pool = backend.pool(plan, self._tasks)
                 self._pools[backend.name].append(pool)
                 self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
 
@@ -182,10 +182,11 @@ class Ghost:
                 missing = exc
         raise missing
 
-    async def list(self) -> list[CaveInfo]:
-        """All caves of the default backend and of those opened, oldest first."""
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
+        """All caves, or one owner's, of the default backend and of those opened, oldest first."""
         await self.backend()
-        found = [info for backend in list(self._backends.values()) for info in await backend.list()]
+        backends = list(self._backends.values())
+        found = [info for backend in backends for info in await backend.list(owner)]
         return sorted(found, key=lambda info: info.created_at)
 
     async def start(self, name: str) -> CaveInfo:
@@ -206,7 +207,8 @@ class Ghost:
         """Remove a cave and everything in it. Idempotent."""
         for backend in await self._candidates(name):
             try:
-                cave_id = (await backend.get(name)).id
+                # An id of a cave that was seen here: its engine need not be asked for it once more.
+                cave_id = name if name in self._homes else (await backend.get(name)).id
             except CaveNotFound:
                 continue
             await self.drop_link(cave_id)

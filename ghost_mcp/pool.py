@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.spec import CaveInfo
 
-__all__ = ["Pool", "PoolPlan"]
+__all__ = ["Pool", "PoolPlan", "Spare"]
+
+#: A prepared cave's id and its link, where that is open already.
+Spare = tuple[str, Link | None]
 
 RETRY_S = 5.0  # after a failure, so that the engine is not hammered
 
@@ -52,13 +55,16 @@ class PoolPlan:
 
 
 class Pool:
-    """What one plan asks for, on one open backend, with the links open."""
+    """What one plan asks for, on one open backend, with the links open.
+
+    A backend that shares its prepared caves with other processes has a kind of its own: see ``Backend.pool``.
+    """
 
     def __init__(self, backend: Backend, plan: PoolPlan, tasks: TaskGroup) -> None:
         self.plan = plan
         self._backend = backend
         self._tasks = tasks
-        self._ready: deque[tuple[str, Link]] = deque()
+        self._ready: deque[Spare] = deque()
         self._wanted = plan.size
         self._claimed = anyio.Event()
         self.filled = anyio.Event()
@@ -94,7 +100,7 @@ class Pool:
             await self._claimed.wait()
         if scope.cancelled_caught and self._ready:
             self._wanted = len(self._ready) - 1
-            await self._give_up(*self._ready.pop())
+            await self._give_up(self._ready.pop())
 
     async def _add(self) -> None:
         prepared = await self._backend.prepare(self.plan.template)
@@ -110,44 +116,64 @@ class Pool:
         self, spec: CaveSpec, secrets: Mapping[str, bytes]
     ) -> tuple[CaveInfo, Link] | None:
         """A ready cave turned into ``spec``, or None when there is none. Raises Conflict for a taken name."""
-        self._wanted = self.plan.size
-        self._claimed.set()
-        while self._ready:
-            prepared, link = self._ready.popleft()
+        self._ask()
+        while (prepared := self._take()) is not None:
             if self.filled.is_set():  # nobody waits for it: full means full now
                 self.filled = anyio.Event()
             try:
-                if link.alive:
-                    return await self._become(prepared, link, spec, secrets), link
+                return await self._become(prepared, spec, secrets)
             except Conflict:  # the name is taken: the cave is as it was
-                self._ready.appendleft((prepared, link))
+                self._put_back(prepared)
                 raise
             except (CaveNotFound, CaveGone):
                 pass  # it ended meanwhile, or another process has it: the next one, then
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._discard(prepared, spec, link)
+                    await self._discard(prepared, spec)
                 raise
-            await self._discard(prepared, spec, link)
+            await self._discard(prepared, spec)
         return None
 
+    def _ask(self) -> None:
+        """Somebody wants a cave: from now on the pool is to be full again."""
+        self._wanted = self.plan.size
+        self._claimed.set()
+
+    def _take(self) -> Spare | None:
+        return self._ready.popleft() if self._ready else None
+
+    def _put_back(self, spare: Spare) -> None:
+        self._ready.appendleft(spare)
+
     async def _become(
-        self, prepared: str, link: Link, spec: CaveSpec, secrets: Mapping[str, bytes]
-    ) -> CaveInfo:
+        self, spare: Spare, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> tuple[CaveInfo, Link]:
+        """Raises Conflict, CaveNotFound, CaveGone."""
+        prepared, link = spare
+        if link is None or not link.alive:
+            raise CaveGone("the prepared cave has ended")
         info = await self._backend.claim(prepared, spec)
+        await self._configure(link, info, spec, secrets)
+        return info, link
+
+    async def _configure(
+        self, link: Link, info: CaveInfo, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> None:
         await link.call("configure", *configuring(self._backend.settings(spec, secrets)))
         link.name = info.name
         link.masker = Masker(secrets) if secrets else None
-        return info
 
-    async def _discard(self, prepared: str, spec: CaveSpec, link: Link) -> None:
-        await self._give_up(prepared, link)
+    async def _discard(self, spare: Spare, spec: CaveSpec) -> None:
+        """What a claim that failed leaves: nothing of either cave."""
+        await self._give_up(spare)
         await self._backend.destroy(spec.id)
 
-    async def _give_up(self, prepared: str, link: Link) -> None:
-        await link.aclose()
+    async def _give_up(self, spare: Spare) -> None:
+        prepared, link = spare
+        if link is not None:
+            await link.aclose()
         await self._backend.destroy(prepared)
 
     async def aclose(self) -> None:
-        while self._ready:
-            await self._give_up(*self._ready.popleft())
+        while (spare := self._take()) is not None:
+            await self._give_up(spare)

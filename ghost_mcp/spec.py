@@ -242,7 +242,7 @@ class CaveSpec:
         if not re.fullmatch(r"[0-9a-f]{16}", self.id):
             raise InvalidArgument(f"not a cave id: {self.id!r}")
         if not self.name:
-            object.__setattr__(self, "name", f"cave-{self.id[:6]}")
+            object.__setattr__(self, "name", f"cave-{self.id[:12]}")  # 48 bits: there may be many
         check_name(self.name)
         if self.owner:
             check_name(self.owner)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ghost_mcp.errors import Unsupported
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from anyio.abc import ByteStream
+    from anyio.abc import ByteStream, TaskGroup
 
+    from ghost_mcp.pool import Pool, PoolPlan
     from ghost_mcp.spec import CaveInfo, CaveSpec, NetworkPolicy, Usage
 
 
-__all__ = ["Backend", "network_line"]
+__all__ = ["Backend", "network_line", "oldest_first"]
 
 OPEN_FILES = 65_536
 SHAPE = ("image", "limits", "network")
@@ -66,8 +67,11 @@ class Backend(ABC):
         """The cave of that id or full name (``OWNER/NAME``; ``NAME`` where it has no owner), whatever its state."""
 
     @abstractmethod
-    async def list(self) -> list[CaveInfo]:
-        """All caves of this engine, oldest first. What ended by itself and was ephemeral is swept, not listed."""
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
+        """All caves of this engine, or of one owner, oldest first.
+
+        What ended by itself and was ephemeral is swept, not listed.
+        """
 
     @abstractmethod
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
@@ -111,6 +115,15 @@ class Backend(ABC):
         caller then configures the warden with settings(). Raises Conflict when the name is taken.
         """
         raise Unsupported(f"the {self.name} backend has no warm pool")
+
+    def pool(self, plan: PoolPlan, tasks: TaskGroup) -> Pool:
+        """Who keeps such caves ready here: by prepare() and claim(), for this process alone.
+
+        A backend whose prepared caves are shared by processes answers with a pool of its own kind.
+        """
+        from ghost_mcp.pool import Pool  # most commands keep no caves ready
+
+        return Pool(self, plan, tasks)
 
     def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
         """What the warden of a fresh cave is configured with; the operation ``configure`` says what it takes."""
@@ -157,6 +170,12 @@ class Backend(ABC):
     ) -> AsyncIterator[bytes]:
         """What a side service has printed; as logs() does the warden's."""
         raise Unsupported(f"a {self.name} cave has no side services")
+
+
+def oldest_first(found: Iterable[CaveInfo], owner: str | None) -> list[CaveInfo]:
+    """What list() answers of all that was found."""
+    theirs = (info for info in found if owner in (None, info.spec.owner))
+    return sorted(theirs, key=lambda info: info.created_at)
 
 
 def network_line(network: NetworkPolicy) -> str:

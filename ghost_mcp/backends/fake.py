@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.base import Backend, oldest_first
 from ghost_mcp.backends.tail import tail
 from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound, Conflict, Unsupported
 from ghost_mcp.lifecycle import Event, State, after
@@ -199,7 +199,7 @@ class FakeBackend(Backend):
         async with self._held(name) as cave:
             return cave.info()
 
-    async def list(self) -> list[CaveInfo]:
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
         found = []
         for cave_id in list(self._caves):
             with suppress(CaveNotFound):
@@ -208,7 +208,7 @@ class FakeBackend(Backend):
                     await self.destroy(cave_id)
                 else:
                     found.append(info)
-        return sorted(found, key=lambda info: info.created_at)
+        return oldest_first(found, owner)
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
         async with self._held(cave_id) as cave:

@@ -123,7 +123,7 @@ class Basis:
     async def ours(self, backend: Backend) -> list[CaveInfo]:
         """What the backend lists of this test's caves."""
         owner = self.spec().owner
-        return [info for info in await backend.list() if info.spec.owner == owner]
+        return await backend.list(owner)
 
     @asynccontextmanager
     async def backend(self) -> AsyncIterator[Backend]:

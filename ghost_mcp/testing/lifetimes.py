@@ -190,6 +190,9 @@ class Creation(Basis):
             there = await self.ours(backend)
             assert [info.id for info in there] == made
             assert [info.state for info in there] == ["running", "stopped", "running"]
+            everybodys = await backend.list()
+            assert [info.id for info in everybodys if info.id in made] == made
+            assert await backend.list("nobody-of-that-name") == []
 
     async def test_another_backend_object_sees_and_uses_the_cave(self) -> None:
         async with self.backend() as backend, self.backend() as other:

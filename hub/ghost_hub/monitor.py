@@ -79,11 +79,12 @@ class Monitor:
     async def _look(self) -> None:
         try:
             with anyio.fail_after(ASK_S):
-                found = await self._ghost.list()
+                asked = list(self._looked)
+                found = [info for owner in asked for info in await self._ghost.list(owner)]
         except (GhostError, TimeoutError):
             return
         room = anyio.CapacityLimiter(AT_ONCE)
-        live = [i for i in found if i.state is State.RUNNING and i.spec.owner in self._looked]
+        live = [info for info in found if info.state is State.RUNNING]
         async with anyio.create_task_group() as tasks:
             for info in live[:CAVES]:
                 tasks.start_soon(self._sample, info, room)

@@ -125,7 +125,7 @@ class OwnerCaves:
         await cave.destroy()
 
     async def list(self) -> list[CaveInfo]:
-        return [info for info in await self._places.ghost.list() if info.spec.owner == self.owner]
+        return await self._places.ghost.list(self.owner)
 
     async def failed(self, place: Place, error: GhostError) -> GhostError:
         """What a failed call in ``place`` is to be told: whether its cave is gone, or the connection only."""

@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
@@ -27,136 +25,9 @@ from ghost_mcp.backends.kubernetes.starting import Starter
 from ghost_mcp.errors import Conflict
 from ghost_mcp.spec import CaveSpec
 from ghost_mcp.warden.link import Link
+from tests.bench.simulated import EXEC_S, SPACE, Server
 
 __all__ = ["Result", "simulate"]
-
-# Medians of a single-node cluster (Kubernetes 1.20, two cores); see configs/kubernetes/SCALING.md.
-READ_S, WRITE_S, EXEC_S, START_S = 0.004, 0.007, 0.12, 3.0
-# Assumed: an API server's bounds on what it does at once, by their defaults, and a scheduler's usual pace.
-READS, WRITES, SCHEDULED_PER_S = 400, 200, 100.0
-SPACE = "ghost"
-
-
-class Server:
-    """The objects of one namespace, and who watches them."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
-        self.refused: Counter[int] = Counter()
-        self.bytes_listed = 0
-        self._kinds: dict[str, dict[str, dict[str, Any]]] = {}
-        self._version = 0
-        self._watches: list[tuple[dict[str, str], asyncio.Queue[str]]] = []
-        self._room = {True: asyncio.Semaphore(READS), False: asyncio.Semaphore(WRITES)}
-        self._next_start = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def answer(
-        self, method: str, path: str, body: Any, query: Mapping[str, str]
-    ) -> tuple[int, dict[str, Any]]:
-        if path == "/version":
-            return 200, {}
-        found = re.fullmatch(r"/api/v1/namespaces/[^/]+/([a-z]+)(?:/([^/]+))?", path)
-        assert found is not None, path
-        kind, name = found[1], found[2]
-        reads = method == "GET"
-        self.requests[f"{method} {kind}" + ("" if name or not reads else " (list)")] += 1
-        async with self._room[reads]:
-            await asyncio.sleep(READ_S if reads else WRITE_S)
-        there = self._kinds.setdefault(kind, {})
-        if method == "POST":
-            return self._made(kind, there, json.loads(json.dumps(body)))
-        if name is None:
-            return 200, self._list(there, query)
-        if name not in there:
-            return self._refuse(404)
-        uid = (body or {}).get("preconditions", {}).get("uid")
-        if uid is not None and uid != there[name]["metadata"]["uid"]:
-            return self._refuse(409)
-        thing = there[name]
-        if method == "DELETE":
-            del there[name]
-            self._tell(kind, "DELETED", thing)
-        return 200, cast("dict[str, Any]", json.loads(json.dumps(thing)))
-
-    def _refuse(self, status: int) -> tuple[int, dict[str, Any]]:
-        self.refused[status] += 1
-        return status, {"message": "refused"}
-
-    def _made(
-        self, kind: str, there: dict[str, dict[str, Any]], thing: dict[str, Any]
-    ) -> tuple[int, dict[str, Any]]:
-        meta = thing["metadata"]
-        if meta["name"] in there:
-            return self._refuse(409)
-        self._version += 1
-        meta |= {
-            "uid": f"uid-{self._version}",
-            "namespace": SPACE,
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-        }
-        there[meta["name"]] = thing
-        thing["status"] = {"phase": "Pending"}
-        self._tell(kind, "ADDED", thing)
-        if kind == "pods":
-            task = asyncio.create_task(self._start(thing))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return 201, cast("dict[str, Any]", json.loads(json.dumps(thing)))
-
-    async def _start(self, pod: dict[str, Any]) -> None:
-        """Scheduled one after the other, started all at once: there are nodes enough."""
-        now = time.monotonic()
-        self._next_start = max(self._next_start, now) + 1 / SCHEDULED_PER_S
-        await asyncio.sleep(self._next_start - now)
-        self._tell("pods", "MODIFIED", pod)
-        await asyncio.sleep(START_S)
-        state = {"running": {"startedAt": "2026-01-01T00:00:01Z"}}
-        pod["status"] = {
-            "phase": "Running",
-            "containerStatuses": [{"name": "cave", "state": state}],
-        }
-        if pod["metadata"]["name"] in self._kinds["pods"]:
-            self._tell("pods", "MODIFIED", pod)
-
-    def _list(self, there: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
-        asked = _labels(query)
-        found = [one for one in there.values() if asked.items() <= _of(one).items()]
-        begin, limit = int(query.get("continue", 0)), int(query.get("limit", len(found)))
-        page = found[begin : begin + limit]
-        more = str(begin + limit) if begin + limit < len(found) else ""
-        text = json.dumps(
-            {"items": page, "metadata": {"resourceVersion": str(self._version), "continue": more}}
-        )
-        self.bytes_listed += len(text)
-        return cast("dict[str, Any]", json.loads(text))
-
-    def _tell(self, kind: str, what: str, thing: dict[str, Any]) -> None:
-        self._version += 1
-        thing["metadata"]["resourceVersion"] = str(self._version)
-        if kind == "pods":
-            for asked, queue in self._watches:
-                if asked.items() <= _of(thing).items():
-                    queue.put_nowait(json.dumps([what, thing]))
-
-    async def watch(self, query: Mapping[str, str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        self.requests["WATCH pods"] += 1
-        mine: tuple[dict[str, str], asyncio.Queue[str]] = _labels(query), asyncio.Queue()
-        self._watches.append(mine)
-        try:
-            while True:
-                what, thing = json.loads(await mine[1].get())
-                yield what, thing
-        finally:
-            self._watches.remove(mine)
-
-
-def _labels(query: Mapping[str, str]) -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in query.get("labelSelector", "").split(",") if pair)
-
-
-def _of(thing: Mapping[str, Any]) -> dict[str, str]:
-    return cast("dict[str, str]", thing["metadata"].get("labels") or {})
 
 
 class SimulatedCluster(Cluster):
@@ -183,12 +54,14 @@ class SimulatedCluster(Cluster):
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         await self._pace.wait()
         self.calls += 1
-        async for event in self._server.watch(query):
+        async for event in self._server.watch(path, query):
             yield event
 
 
 class _Wire:
     """A link that is there."""
+
+    name, masker, alive = "", None, True
 
     async def call(self, name: str, *given: Any) -> dict[str, Any]:
         return {}
@@ -223,7 +96,7 @@ class Hub(KubernetesBackend):
 
     def table_bytes(self) -> int:
         """What this hub remembers of its caves."""
-        seen = [watcher._seen for watcher in self._starter._watchers.values()]
+        seen = [watcher._seen for watcher in self.starter._watchers.values()]
         return _size([seen, {key: asdict(own) for key, own in self._own.items()}])
 
 

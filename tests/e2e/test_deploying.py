@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.errors import Conflict
+from ghost_mcp.pool import PoolPlan
 from ghost_mcp.spec import CaveSpec
 from ghost_mcp.testing.basis import connected
 from tests import engine_images
@@ -136,7 +138,9 @@ async def reachable_api() -> AsyncIterator[tuple[str, int]]:
     config = json.loads(kubectl("config", "view", "--minify", "--raw", "-o", "json"))
     server = urlsplit(config["clusters"][0]["cluster"]["server"])
     engine = open_client()
-    gateway = engine.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    bridge = engine.inspect_network("bridge")["IPAM"]["Config"][0]
+    # An engine that has just made this network names its subnet only: the first address is the engine's own.
+    gateway = bridge.get("Gateway") or str(next(ip_network(bridge["Subnet"]).hosts()))
     engine.close()
 
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -358,3 +362,12 @@ async def _a_life_of_each_kind(backend: KubernetesBackend) -> None:
     await backend.start(kept.id)
     for info in (short, kept):
         await backend.destroy(info.id)
+    async with anyio.create_task_group() as tasks:
+        pool = backend.pool(PoolPlan(), tasks)
+        tasks.start_soon(pool.run)
+        await pool.filled.wait()
+        claimed = await pool.claim(CaveSpec(ephemeral=True), {})
+        assert claimed is not None
+        await backend.destroy(claimed[0].id)
+        tasks.cancel_scope.cancel()
+    await pool.aclose()

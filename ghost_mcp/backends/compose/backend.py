@@ -170,9 +170,9 @@ class ComposeBackend(DockerBackend):
 
     # --- finding and changing --------------------------------------------------------------------
 
-    async def list(self) -> list[CaveInfo]:
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
         """Caves; what others have left is swept, and what is beside one that ended is stopped."""
-        found = await super().list()
+        found = await super().list(owner)
         await self._engine.ask(self._projects.sweep)
         return found
 

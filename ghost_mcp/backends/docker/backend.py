@@ -30,7 +30,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from docker.errors import APIError, NotFound
 
-from ghost_mcp.backends.base import SHAPE, Backend
+from ghost_mcp.backends.base import SHAPE, Backend, oldest_first
 from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.backends.docker.container import Claim, Seen, cave_name, stage_name
 from ghost_mcp.backends.docker.engine import Engine, Upgraded, map_errors
@@ -361,7 +361,7 @@ class DockerBackend(Backend):
     async def get(self, name: str) -> CaveInfo:
         return (await self._find(name))[1]
 
-    async def list(self) -> list[CaveInfo]:
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
         found = []
         for seen in await self._engine.ask(self._finder.all):
             info = made_of.info_of(seen, self._engine.about)
@@ -370,7 +370,7 @@ class DockerBackend(Backend):
             elif info is not None:
                 found.append(info)
         await self._remove(await self._stale())
-        return sorted(found, key=lambda info: info.created_at)
+        return oldest_first(found, owner)
 
     async def _stale(self) -> Sequence[str]:
         before = self._engine.now() - self._making_s

@@ -4,7 +4,7 @@
 ::
 
     ConfigMap ghost-cave-NAME        the cave's full name and spec (OWNER.NAME where it has an owner)
-    Pod       ghost-ID-BOOT          what runs of it: the warden is PID 1
+    Pod       ghost-ID-BOOT          what runs of it: the warden is PID 1; from a pool, of the id it waited under
     PersistentVolumeClaim ghost-ID   the files of one that is kept
 
 An ephemeral cave's record belongs to its pod: the cluster's own garbage collector finishes what a killed hub
@@ -28,7 +28,9 @@ from ghost_mcp.backends.kubernetes import manifests
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.finding import Finder, Found, core, is_id
 from ghost_mcp.backends.kubernetes.manifests import CAVE, ID, STOPPED
+from ghost_mcp.backends.kubernetes.pool import ClusterPool
 from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.backends.kubernetes.spares import Spares
 from ghost_mcp.backends.kubernetes.starting import START_S, Starter
 from ghost_mcp.errors import (
     BackendUnavailable,
@@ -45,9 +47,10 @@ from ghost_mcp.warden.link import configuring
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from anyio.abc import ByteStream
+    from anyio.abc import ByteStream, TaskGroup
 
     from ghost_mcp.backends.kubernetes.stream import ExecStream
+    from ghost_mcp.pool import Pool, PoolPlan
 
 __all__ = ["KubernetesBackend"]
 
@@ -64,6 +67,7 @@ class _Own:
     record: str = ""
     record_uid: str = ""
     ephemeral: bool = False
+    pool: str = ""  # of one that was prepared, until it is claimed
 
 
 class KubernetesBackend(Backend):
@@ -73,6 +77,7 @@ class KubernetesBackend(Backend):
     """
 
     name = "kubernetes"
+    pools = True
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config = config or Settings.load()
@@ -93,7 +98,7 @@ class KubernetesBackend(Backend):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the ephemeral caves made here; the others live on."""
+        """End the ephemeral caves made here, and what was prepared; the others live on."""
         ephemeral = [cave_id for cave_id, own in self._own.items() if own.ephemeral]
         with anyio.CancelScope(shield=True):
             try:
@@ -101,7 +106,7 @@ class KubernetesBackend(Backend):
                     for cave_id in ephemeral:
                         tasks.start_soon(self.destroy, cave_id)
             finally:
-                await self._starter.aclose()
+                await self.starter.aclose()
                 await self.cluster.aclose()
 
     @property
@@ -119,8 +124,12 @@ class KubernetesBackend(Backend):
         return self._parts[1]
 
     @property
-    def _starter(self) -> Starter:
+    def starter(self) -> Starter:
         return self._parts[2]
+
+    @property
+    def spares(self) -> Spares:
+        return Spares(self.cluster, self._finder, self.config, self._maker)
 
     # --- making ----------------------------------------------------------------------------------
 
@@ -154,7 +163,7 @@ class KubernetesBackend(Backend):
 
     async def _pod(self, spec: CaveSpec, name: str) -> dict[str, Any]:
         space = self.config.namespace_of(spec.owner)
-        await self._starter.watcher(space)
+        await self.starter.watcher(space)
         body = manifests.pod(spec, self.config, name=name, maker=self._maker)
         return await self._first(f"{core(space)}/pods", body)
 
@@ -208,11 +217,11 @@ class KubernetesBackend(Backend):
     ) -> CaveInfo:
         """Wait for the pod and configure its warden; a cave that does not come up says why."""
         space, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        seen = await self._starter.running(space, name)
+        seen = await self.starter.running(space, name)
         try:
-            link = await self._starter.link(space, name)
+            link = await self.starter.link(space, name)
         except CaveGone as exc:
-            said = await self._starter.said(space, name)
+            said = await self.starter.said(space, name)
             raise BackendUnavailable(f"the cave did not start: {said}") from exc
         try:
             await link.call("configure", *configuring(self.settings(spec, secrets)))
@@ -221,7 +230,7 @@ class KubernetesBackend(Backend):
                 await link.aclose()
             raise
         if spec.ephemeral:
-            self._starter.hold(spec.id, space, name, link)
+            self.starter.hold(spec.id, space, name, link)
         else:
             await link.aclose()
         info = manifests.info_of(record, seen, self.config)
@@ -250,6 +259,61 @@ class KubernetesBackend(Backend):
             f"cave {spec.name} is being made by somebody else, and does not come"
         )
 
+    # --- the pool --------------------------------------------------------------------------------
+
+    def pool(self, plan: PoolPlan, tasks: TaskGroup) -> Pool:
+        return ClusterPool(self, plan, tasks)
+
+    def fits(self, template: CaveSpec, spec: CaveSpec) -> bool:
+        """Ephemeral ones only: a pod that runs gets no claim."""
+        template, spec = (
+            one.with_(image=one.image or self.config.image) for one in (template, spec)
+        )
+        return spec.ephemeral and super().fits(template, spec)
+
+    async def prepare(self, template: CaveSpec) -> str:
+        spec, space = self.spares.template(template), self.config.namespace
+        await self.starter.watcher(space)
+        pod = await self.spares.make(spec)
+        meta = pod["metadata"]
+        shape = meta["labels"][manifests.POOL]
+        self._own[spec.id] = _Own(space, meta["name"], ephemeral=True, pool=shape)
+        try:
+            await self.starter.running(space, meta["name"])
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.destroy(spec.id)
+            raise
+        return spec.id
+
+    async def claim(self, prepared_id: str, spec: CaveSpec) -> CaveInfo:
+        spec = spec.with_(backend=self.name, image=spec.image or self.config.image)
+        if not spec.ephemeral:
+            raise Unsupported("a cave that is to be kept cannot come from a pool of pods")
+        space = self.config.namespace
+        await self.starter.watcher(space)
+        pod = await self.spares.take(prepared_id, spec)
+        try:
+            record = await self._reserve(spec, pod)
+        except BaseException as exc:
+            with anyio.CancelScope(shield=True):
+                if isinstance(exc, Conflict):
+                    await self.spares.put_back(prepared_id, spec)
+                else:
+                    await self.spares.remove(pod["metadata"]["name"])
+            raise
+        self._own.pop(prepared_id, None)
+        meta, name = record["metadata"], pod["metadata"]["name"]
+        self._own[spec.id] = _Own(space, name, meta["name"], meta["uid"], ephemeral=True)
+        self.starter.hold(spec.id, space, name, None)
+        info = manifests.info_of(record, pod, self.config)
+        assert info is not None  # noqa: S101  (its pod runs)
+        return info
+
+    def made_here(self, cave_id: str) -> bool:
+        """Whether this hub has made or claimed it."""
+        return cave_id in self._own
+
     # --- finding ---------------------------------------------------------------------------------
 
     async def _find(self, ref: str) -> Found:
@@ -257,7 +321,8 @@ class KubernetesBackend(Backend):
         found = await self._finder.find(ref)
         if found is not None:
             return found
-        known = ", ".join(info.full_name for info in (await self.list())[:10])
+        owner = None if is_id(ref) else ref.rpartition("/")[0]
+        known = ", ".join(info.full_name for info in (await self.list(owner))[:10])
         raise CaveNotFound(
             f"no such cave: {ref[:64]}",
             hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
@@ -266,9 +331,9 @@ class KubernetesBackend(Backend):
     async def get(self, name: str) -> CaveInfo:
         return (await self._find(name)).info
 
-    async def list(self) -> list[CaveInfo]:
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
         found = []
-        for info in await self._finder.all():
+        for info in await self._finder.all(owner):
             if info.state is State.ENDED and info.spec.ephemeral:
                 await self.destroy(info.id)
             else:
@@ -330,7 +395,10 @@ class KubernetesBackend(Backend):
 
     async def destroy(self, cave_id: str) -> None:
         own = self._own.pop(cave_id, None)
-        self._starter.release(cave_id)
+        self.starter.release(cave_id)
+        if own is not None and own.pool:
+            await self.spares.retire(own.pod, own.pool)
+            return
         if own is not None and own.ephemeral:  # nobody else can have given it another pod
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._finder.delete, own.space, "pods", own.pod)
@@ -361,16 +429,16 @@ class KubernetesBackend(Backend):
             )
         after(there.info.state, Event.CALL, there.info.name)
         assert there.pod is not None  # noqa: S101  (it runs)
-        return await self._starter.relay(there.space, there.pod["metadata"]["name"])
+        return await self.starter.relay(there.space, there.pod["metadata"]["name"])
 
     async def _at_once(self, cave_id: str) -> ExecStream | None:
         """A connection to a cave that, as far as is known here, runs: without asking for it first."""
         own = self._own.get(cave_id)
-        seen = None if own is None else self._starter.seen(own.space, own.pod)
+        seen = None if own is None else self.starter.seen(own.space, own.pod)
         if own is None or seen is None or not manifests.runs(seen):
             return None
         with suppress(CaveGone):
-            return await self._starter.relay(own.space, own.pod)
+            return await self.starter.relay(own.space, own.pod)
         return None
 
     async def usage(self, cave_id: str) -> Usage:

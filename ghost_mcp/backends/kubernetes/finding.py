@@ -90,9 +90,12 @@ class Finder:
         info = manifests.info_of(record, pod, self._config)
         return None if info is None else Found(record, pod, info)
 
-    async def all(self) -> list[CaveInfo]:
-        """Every cave there is, also those that have ended."""
-        records, listed = await asyncio.gather(self.every("configmaps"), self.every("pods"))
+    async def all(self, owner: str | None = None) -> list[CaveInfo]:
+        """Every cave there is, or of one owner, also those that have ended."""
+        whose = {} if owner is None else {"owner": owner}
+        records, listed = await asyncio.gather(
+            self.every("configmaps", **whose), self.every("pods", **whose)
+        )
         pods: dict[str, dict[str, Any]] = {}
         for pod in sorted(listed, key=_newest):
             pods[pod["metadata"]["labels"].get(ID, "")] = pod

@@ -22,11 +22,18 @@ __all__ = [
     "COPIER",
     "ID",
     "INSTANCE",
+    "LATER_S",
     "MAKER",
+    "NAME",
+    "OWNER",
+    "POOL",
     "RELAY",
+    "SPARE_S",
     "STOPPED",
+    "TAKEN",
     "check",
     "info_of",
+    "labels_of",
     "pod",
     "quantity",
     "record",
@@ -39,6 +46,8 @@ __all__ = [
 _DOMAIN = "ghost-mcp.dev"
 INSTANCE, ID, OWNER, NAME = (f"{_DOMAIN}/{word}" for word in ("instance", "id", "owner", "name"))
 MAKER = f"{_DOMAIN}/maker"
+POOL = f"{_DOMAIN}/pool"  # on what was made to be claimed: its shape, or TAKEN
+TAKEN = "taken"
 SPEC, CREATED, STOPPED = (f"{_DOMAIN}/{word}" for word in ("spec", "created-at", "stopped"))
 
 CAVE, COPIER = "cave", "runtime"  # the containers' names
@@ -46,6 +55,7 @@ CAVE_UID = 1000
 COPIER_UID = 1001  # who owns the runtime: nobody in the cave is this user
 SOCKET = "/run/ghost/warden.sock"
 CREATION_S = 60  # a cave that nobody has configured by then ends
+SPARE_S = 600  # one that waits in a pool
 LATER_S = 10  # the cluster's deadline comes after the warden's own
 RUN_BYTES = 16 << 20
 SHM_BYTES = 256 << 20
@@ -105,7 +115,7 @@ def record(
         "kind": "ConfigMap",
         "metadata": {
             "name": record_name(spec.full_name),
-            "labels": _labels(spec, instance),
+            "labels": labels_of(spec, instance),
             "annotations": {SPEC: json.dumps(spec.as_dict()), CREATED: repr(created_at)},
             "ownerReferences": [owned_by] if owned_by else [],
         },
@@ -125,7 +135,7 @@ def volume(spec: CaveSpec, settings: Settings) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": _volume_name(spec), "labels": _labels(spec, settings.instance)},
+        "metadata": {"name": _volume_name(spec), "labels": labels_of(spec, settings.instance)},
         "spec": asked,
     }
 
@@ -134,17 +144,22 @@ def _volume_name(spec: CaveSpec) -> str:
     return f"ghost-{spec.id}"
 
 
-def _labels(spec: CaveSpec, instance: str) -> dict[str, str]:
+def labels_of(spec: CaveSpec, instance: str) -> dict[str, str]:
     return {INSTANCE: instance, ID: spec.id, OWNER: spec.owner, NAME: spec.name}
 
 
-def pod(spec: CaveSpec, settings: Settings, *, name: str, maker: str) -> dict[str, Any]:
+def pod(
+    spec: CaveSpec, settings: Settings, *, name: str, maker: str, pool: str | None = None
+) -> dict[str, Any]:
     """The pod of a cave: restricted in the sense of the Pod Security Standards, and without an identity.
 
-    ``maker`` is who watches over its start.
+    ``maker`` is who watches over its start. In a ``pool`` it waits to be claimed.
     """
     labels = {MAKER: maker, "app.kubernetes.io/managed-by": "ghost"}
-    labels |= _labels(spec, settings.instance)
+    if pool is not None:
+        labels |= {INSTANCE: settings.instance, ID: spec.id, POOL: pool}
+    else:
+        labels |= labels_of(spec, settings.instance)
     made: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -159,7 +174,7 @@ def pod(spec: CaveSpec, settings: Settings, *, name: str, maker: str) -> dict[st
             "seccompProfile": dict(settings.seccomp),
         },
         "initContainers": [_copier(settings)],
-        "containers": [_cave(spec, settings)],
+        "containers": [_cave(spec, settings, CREATION_S if pool is None else SPARE_S)],
         "volumes": _volumes(spec, settings),
         "nodeSelector": dict(settings.node_selector),
         "tolerations": [dict(one) for one in settings.tolerations],
@@ -202,7 +217,7 @@ def _copier(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _cave(spec: CaveSpec, settings: Settings) -> dict[str, Any]:
+def _cave(spec: CaveSpec, settings: Settings, lonely_s: int) -> dict[str, Any]:
     limits = spec.limits
     most: dict[str, str] = {
         "ephemeral-storage": str(limits.disk_bytes or settings.disk_default_bytes)
@@ -221,7 +236,7 @@ def _cave(spec: CaveSpec, settings: Settings) -> dict[str, Any]:
             SOCKET,
             "--from-outside",
             "--lonely",
-            str(CREATION_S),
+            str(lonely_s),
         ],
         "workingDir": "/",
         "env": [
@@ -322,6 +337,10 @@ def info_of(
     else:
         state = State.STOPPED if STOPPED in marks else State.ENDED
     started = _started(seen) if running and seen else None
+    if (
+        started and seen and POOL in seen["metadata"]["labels"]
+    ):  # it waited; its time began with its name
+        started = float(marks[CREATED])
     return CaveInfo(
         spec=spec,
         state=state,

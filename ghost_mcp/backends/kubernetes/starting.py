@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.settings import Settings
     from ghost_mcp.backends.kubernetes.stream import ExecStream
 
-__all__ = ["Starter"]
+__all__ = ["Starter", "check_hope"]
 
 START_S = 180.0
 READY_S = 20.0
@@ -73,6 +73,10 @@ class Starter:
 
     # --- waiting ---------------------------------------------------------------------------------
 
+    @property
+    def maker(self) -> str:
+        return self._maker
+
     async def watcher(self, space: str) -> Watcher:
         """The watch on our own pods in a namespace, once it stands."""
         if space not in self._watchers:
@@ -105,7 +109,7 @@ class Starter:
                 if runs is False:
                     said = await self.said(space, name)
                     raise BackendUnavailable(f"the cave did not start: {said}")
-                _check_hope(pod)
+                check_hope(pod)
             await watcher.change()
 
     async def _why(self, space: str, name: str) -> str:
@@ -154,8 +158,10 @@ class Starter:
     def hold(self, cave_id: str, space: str, pod: str, link: Link | None) -> None:
         """Keep an ephemeral cave alive: say so again and again, by a connection that is made again when it breaks.
 
-        An exec's far end can outlive the connection, so that its being there says nothing.
+        An exec's far end can outlive the connection, so that its being there says nothing. ``link`` may be one
+        that serves for calls too; without it there is some time until one is made.
         """
+        self.release(cave_id)
         scope = self._held[cave_id] = anyio.CancelScope()
         self.tasks.start_soon(self._keep, scope, space, pod, link)
 
@@ -169,6 +175,8 @@ class Starter:
     ) -> None:
         try:
             with scope:
+                if link is None:
+                    await anyio.sleep(HOLD_S)
                 while True:
                     try:
                         if link is None:
@@ -199,7 +207,8 @@ def _waiting(pod: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(wait["reason"], str(wait.get("message", ""))) for wait in waits if wait.get("reason")]
 
 
-def _check_hope(pod: Mapping[str, Any]) -> None:
+def check_hope(pod: Mapping[str, Any]) -> None:
+    """Raises InvalidArgument, BackendUnavailable for a pod that waits for what will not come."""
     for reason, message in _waiting(pod):
         if reason in NO_IMAGE and (
             reason in HOPELESS or "not found" in message or reason == "ImagePullBackOff"

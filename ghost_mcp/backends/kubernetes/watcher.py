@@ -1,8 +1,8 @@
-"""What becomes of the pods that one hub made: one watch for all of them, however many wait."""
+"""What becomes of objects, the pods that one hub made above all: one watch for them, however many wait."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,13 +19,21 @@ PAUSE_S = 1.0
 
 
 class Watcher:
-    """The pods that ``query`` finds below ``path``, by name, as the last event told them.
+    """The objects that ``query`` finds below ``path``, by name, as the last event told them: pods without ``spec``.
 
     ``run()`` goes on until cancelled. Whoever waits gets along with a watch that breaks: it begins anew.
+    ``told`` is called after each change.
     """
 
-    def __init__(self, cluster: Cluster, path: str, query: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        path: str,
+        query: Mapping[str, str],
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
         self._cluster = cluster
+        self._told = told
         self._path, self._query = path, query
         self._seen: dict[str, dict[str, Any]] = {}
         self._changed = anyio.Event()
@@ -62,6 +70,7 @@ class Watcher:
     def _tell(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
+        self._told()
 
     async def started(self) -> None:
         """Wait until the watch stands, so that nothing made after this is missed. Raises BackendUnavailable."""
@@ -75,12 +84,18 @@ class Watcher:
         await self._changed.wait()
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The pod of that name as it was told last."""
+        """The object of that name as it was told last."""
         return self._seen.get(name)
 
+    @property
+    def all(self) -> Mapping[str, dict[str, Any]]:
+        """All there are, by name."""
+        return self._seen
 
-def _slim(pod: dict[str, Any]) -> dict[str, Any]:
-    """A pod without what is not asked about it later: there may be thousands."""
-    pod.pop("spec", None)
-    pod["metadata"].pop("managedFields", None)
-    return pod
+
+def _slim(thing: dict[str, Any]) -> dict[str, Any]:
+    """An object without what is not asked about it later: there may be thousands."""
+    if "containers" in thing.get("spec", {}):
+        del thing["spec"]
+    thing["metadata"].pop("managedFields", None)
+    return thing

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from ghost_mcp.backends.base import SHAPE, Backend, network_line
+from ghost_mcp.backends.base import SHAPE, Backend, network_line, oldest_first
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
@@ -313,7 +313,7 @@ class LocalBackend(Backend):
         cave = self.state.find(name)
         return self.state.info(cave, self._cgroups)
 
-    async def list(self) -> list[CaveInfo]:
+    async def list(self, owner: str | None = None) -> list[CaveInfo]:
         self._reap()
         found = []
         for cave in self.state.all():
@@ -328,7 +328,7 @@ class LocalBackend(Backend):
         for folder in self.state.discarded():
             await anyio.to_thread.run_sync(_remove_tree, folder)
         self._sweep_groups()
-        return sorted(found, key=lambda info: info.created_at)
+        return oldest_first(found, owner)
 
     async def _sweep(self, cave: CaveDir) -> None:
         """Remove what an ended ephemeral cave, or a creation that broke off, has left."""
