@@ -46,8 +46,9 @@ format: setup-test ## Rewrite the code in the project's style
 bench: setup-test ## Measure speed and size against floors of the same run
 	@$(PYTHON) -m tests.bench $(ARGS)
 
-fuzz: setup-test ## Fuzz the wire format and the parsers for long
+fuzz: setup-test ## Fuzz the wire format and the parsers for long (SECONDS_EACH=N for each target of atheris)
 	@$(PYTHON) -m pytest --timeout 3600 --hypothesis-profile fuzz tests/fuzz $(ARGS)
+	@scripts/fuzz $(or $(SECONDS_EACH),300)
 
 audit: setup-test ## Look for known vulnerabilities of what is installed, where their service is reachable
 	@$(PYTHON) scripts/audit

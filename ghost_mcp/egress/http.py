@@ -53,6 +53,7 @@ class _Side:
     def __init__(self, stream: ByteStream, role: Any) -> None:
         self.stream = stream
         self.http = h11.Connection(role, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.bodiless = False  # an answer to HEAD
 
     async def next(self, wait_s: float) -> Any:
         """The next event. Raises h11.RemoteProtocolError and TimeoutError."""
@@ -81,7 +82,8 @@ class _Side:
         ]
         phrase = ascii(reason)[1:-1][:200]
         await self.send(h11.Response(status_code=status, headers=headers, reason=phrase))
-        await self.send(h11.Data(data=body))
+        if not self.bodiless:
+            await self.send(h11.Data(data=body))
         await self.send(h11.EndOfMessage())
 
 
@@ -90,6 +92,7 @@ async def _one(gateway: Gateway, near: _Side) -> bool:
     try:
         request = await near.next(HEAD_S)
         if isinstance(request, h11.Request):
+            near.bodiless = request.method == b"HEAD"
             return await _serve(gateway, near, request)
     except TimeoutError:
         return False

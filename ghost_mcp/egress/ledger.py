@@ -43,7 +43,7 @@ class Ledger:
     """Use one for each cave and process."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._log = folder / "log.jsonl"
         self._older = folder / "log.1.jsonl"
         self._grants = folder / "grants.json"
@@ -71,14 +71,14 @@ class Ledger:
         read_rules([rule])
         added = Grant(rule=rule, until=None if for_s is None else time.time() + for_s)
         self.prepare()
-        lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             kept = [one for one in self.grants() if one.rule != rule]
             if len(kept) >= MAX_RULES:
                 raise LimitExceeded("this cave has as many grants as it may have")
             told = [{"rule": one.rule, "until": one.until} for one in (*kept, added)]
-            fresh = self._folder / f".grants-{os.getpid()}"
+            fresh = self.folder / f".grants-{os.getpid()}"
             fresh.write_text(json.dumps(told))
             os.replace(fresh, self._grants)
         finally:
@@ -105,7 +105,7 @@ class Ledger:
 
     def prepare(self) -> None:
         """Make the folder, while the cave is there."""
-        self._folder.mkdir(0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
 
     def records(self, *, since: float = 0.0) -> list[dict[str, Any]]:
         """The lines from a time on, oldest first."""

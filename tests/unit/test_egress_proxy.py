@@ -286,6 +286,9 @@ async def test_a_refusal_is_data_and_nothing_was_sent(folder: Path) -> None:
                 "why": "127.0.0.1 is no public address, and not on this cave's list by number",
                 "how_to_allow": f"On the machine that runs Ghost: ghost allow dev 127.0.0.1:{port}",
             }
+        said = await say(proxied, get(f"http://127.0.0.1:{port}/", method="HEAD"))
+        assert said.startswith(b"HTTP/1.1 403 ")
+        assert said.endswith(b"\r\n\r\n")  # an answer to HEAD has no body
         assert seen == []
         first = ledger.records()[0]
         assert (first["event"], first["blocked"]) == ("refused", f"127.0.0.1:{port}")
