@@ -16,7 +16,7 @@ from ghost_mcp.errors import NotFound
 
 __all__ = ["page", "signed_out", "told"]
 
-_CODE = re.compile("`([^`]*)`")
+_CODE, _CODED = re.compile("`([^`]*)`"), r"<code>\1</code>"
 
 _FOLDER = Path(__file__).parent
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -64,8 +64,8 @@ def told(title: str, paragraphs: Iterable[str], status: int) -> Response:
     headers = {**_HEADERS, "Content-Security-Policy": policy}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    lines = (_CODE.sub(r"<code>\1</code>", escape(one)) for one in paragraphs if one)
-    text = "\n".join(f"<p>{line}</p>" for line in lines)
+    sentences = (f"{one[0].upper()}{one[1:]}".rstrip(".") + "." for one in paragraphs if one)
+    text = "\n".join(f"<p>{_CODE.sub(_CODED, escape(one))}</p>" for one in sentences)
     body = _PLAIN.format(title=escape(title), style=_STYLE, text=text)
     return Response(body, status, media_type="text/html", headers=headers)
 

@@ -222,12 +222,10 @@ class PreviewHosts:
     def _nobody(self, scope: Scope) -> Exception:
         error = Unauthenticated(
             "this preview is opened by a link, which is good for one use",
-            hint="Get one with: ghost preview CAVE PORT, or from the dashboard.",
+            hint="Get one with `ghost preview CAVE PORT`, or from the dashboard.",
         )
         if _wants_page(scope):
-            return Answered(
-                told("This preview wants a link", [error.message + ".", error.hint], 401)
-            )
+            return Answered(told("This preview wants a link", [error.message, error.hint], 401))
         return Refused(error)
 
     # --- what is behind the guard ----------------------------------------------------------------
