@@ -6,7 +6,6 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +15,7 @@ from ghost_mcp import Cave, CaveSpec, Ghost, GhostError
 from ghost_mcp.reply import Reply
 from ghost_mcp.tool import Call, Keep, invoke
 from ghost_servers.browser import TOOLSET
+from tests.listening import listening
 
 pytestmark = pytest.mark.slow
 
@@ -112,18 +112,8 @@ async def test_b1_a_page_cannot_lead_to_a_file(cave: Cave) -> None:
         assert not opened.data["url"].startswith("file:")
 
 
-def listeners() -> set[str]:
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                found.add(fields[1])
-    return found
-
-
 async def test_b3_nothing_listens_on_the_host_and_caves_do_not_meet(ghost: Ghost) -> None:
-    before = listeners()
+    before = listening()
     async with AsyncExitStack() as stack:
         uses = []
         for text in ("first", "second"):
@@ -141,7 +131,7 @@ async def test_b3_nothing_listens_on_the_host_and_caves_do_not_meet(ghost: Ghost
             (await use("navigate", url="http://localhost:5000/")).data["title"] for use in uses
         ]
         assert titles == ["firstfirst=1", "secondsecond=1"]
-        assert listeners() - before == set()
+        assert listening() - before == set()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import struct
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from ghost_mcp.reply import MAX_TEXT_CHARS, Reply
 from ghost_mcp.tool import Call, Keep, invoke
 from ghost_servers.browser import TOOLSET
 from tests.conftest import held
+from tests.listening import listening
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -652,10 +654,12 @@ async def test_two_caves_do_not_see_each_other(opened: Ghost) -> None:
 
 
 async def test_nothing_listens_and_nothing_is_left(opened: Ghost) -> None:
-    listening, files, children = _listening(), _temporary(), _children()
+    before, files, children = listening(), _temporary(), _children()
+    with socket.create_server(("127.0.0.1", 0)):
+        assert listening() > before
     async with browsing(opened) as (cave, use):
         await use("navigate", url=f"{SITE}/file")
-        assert _listening() == listening
+        assert listening() == before
         inside = (await cave.exec("cat /proc/net/tcp /proc/net/tcp6")).stdout
         assert [line.split()[1] for line in inside.splitlines() if " 0A " in line] == [
             "0100007F:1388"
@@ -664,11 +668,6 @@ async def test_nothing_listens_and_nothing_is_left(opened: Ghost) -> None:
         assert _children() > children
     assert _children() == children
     assert _temporary() == files
-
-
-def _listening() -> set[str]:
-    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
-    return {line.split()[1] for table in tables for line in table.splitlines() if " 0A " in line}
 
 
 def _temporary() -> set[str]:
