@@ -75,8 +75,8 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The path at a hub under which a browser sees it."""
-        return f"/caves/{self._cave.name}/{self.name}/"
+        """The address at a hub that starts it, and leads a browser to it."""
+        return f"/services/{self.name}/?cave={self._cave.name}"
 
     async def start(self) -> ServiceStatus:
         """Return when it is ready; started now if it is not running. Many may ask at once, from many hubs.
@@ -135,7 +135,7 @@ class Service:
         one = self.declared
         head = {
             "argv": ["sh", "-c", one.command],
-            "env": {"GHOST_BASE": self.url, **one.env},
+            "env": dict(one.env),
             "cwd": one.cwd,
             "port": one.port,
             "ask": one.ask,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from ghost_hub import about, preview, rest
+from ghost_hub import about, desktop, opening, preview, rest
 from ghost_hub.guard import Guard
 from ghost_hub.preview import PreviewHosts
 from ghost_hub.problem import problem
@@ -42,6 +42,7 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             yield
 
     hub.previews = previews = PreviewHosts(hub, settings.preview_domain, verifier)
+    previews.doors.update(desktop.doors())
     previews.app = Starlette(
         routes=[Mount("", previews.serve)],
         exception_handlers={GhostError: _refused, Exception: _failed},
@@ -51,6 +52,7 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             *transports.routes(),
             *preview.routes(hub),
             *terminals.routes(),
+            *opening.routes(hub),
             *about.routes(hub),
             *rest.routes(hub),
         ],

@@ -55,7 +55,7 @@ _OURS = frozenset(
 #: A program in a cave does not decide about the hub's host, its other ports or its sibling hosts.
 _NOT_ITS = frozenset(
     (b"strict-transport-security", b"clear-site-data", b"alt-svc", b"public-key-pins", b"nel")
-    + (b"report-to", b"reporting-endpoints", b"service-worker-allowed", b"server", b"date")
+    + (b"report-to", b"reporting-endpoints", b"server", b"date")
 )
 #: Pages under a path of the hub's own origin run with an origin of their own: they cannot use the person's cookie.
 SANDBOX = b"sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
@@ -133,7 +133,7 @@ def answer_headers(
     for name, value in raw:
         if name in HOP_BY_HOP or name in named or name in _NOT_ITS:
             continue
-        if upstream.shared and name.startswith(b"access-control-"):
+        if upstream.shared and name.startswith((b"access-control-", b"service-worker-allowed")):
             continue
         if name == b"set-cookie":
             if cookies and (kept := _set_cookie(value, upstream)) is not None:

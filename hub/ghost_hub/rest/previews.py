@@ -54,7 +54,8 @@ async def _link(ask: Ask) -> Response:
     if (asked.port is None) == (asked.service is None):
         raise InvalidArgument("port or service: one of them", hint='{"port": 8000}')
     place = await ask.caves.place(ask.request.path_params["id"])
-    if asked.service is not None:
+    doors = ask.hub.previews.doors
+    if asked.service is not None and asked.service not in doors:
         place.cave.service(asked.service)  # one that there is
     link = ask.hub.previews.link(
         ask.request.scope, place, asked.port or asked.service or "", asked.path

@@ -1,5 +1,5 @@
 # Only this file decides how Chromium is started in a cave.
-"""Chromium's command line: headless, quiet, driven over the DevTools pipe, without a listening port."""
+"""Chromium's command line: quiet, driven over the DevTools pipe, without a listening port."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ _WITHOUT = (
     "WebUIOmniboxPopup",
 )
 
+# In a window, which people see: nothing in it warns them of the flags below.
+_SEEN = ("--test-type", "--window-position=0,0")
 _FLAGS = (
-    "--headless=new",
     "--remote-debugging-pipe",
     "--no-startup-window",
     # The cave is the barrier: it has no nested user namespaces to make another of.
@@ -86,6 +87,10 @@ _FLAGS = (
 )
 
 
-def command() -> list[str]:
-    """The program and arguments that start the browser in a cave; exits with MISSING where there is none."""
-    return ["sh", "-c", _START, "ghost-browser", *_FLAGS]
+def command(*, seen: bool) -> list[str]:
+    """The program and arguments that start the browser in a cave; exits with MISSING where there is none.
+
+    ``seen``: in a window, on the display that its environment names.
+    """
+    how = _SEEN if seen else ("--headless=new",)
+    return ["sh", "-c", _START, "ghost-browser", *how, *_FLAGS]

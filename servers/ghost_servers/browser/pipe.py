@@ -185,10 +185,12 @@ class Pipe:
 async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
     """A new Chromium in the cave under a new driver, with a first tab; all of it ends with the block.
 
-    Raises Unsupported when the cave has no Chromium, BackendUnavailable, TimedOut, and what the cave raises.
+    It is on the cave's desktop, when that runs. Raises Unsupported when the cave has no Chromium, BackendUnavailable, TimedOut, and what the cave raises.
     """
     async with AsyncExitStack() as stack:
-        process = await stack.enter_async_context(cave.process(chromium.command(), devtools=True))
+        display = await _display(cave, stack)
+        starting = cave.process(chromium.command(seen=bool(display)), env=display, devtools=True)
+        process = await stack.enter_async_context(starting)
         pipe = await stack.enter_async_context(Pipe(process, cave))
         # The browser starts in the cave while its driver starts here.
         try:
@@ -205,6 +207,15 @@ async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
                 f"the browser could not be started: {clean(exc, 300)}"
             ) from exc
         yield window, pipe
+
+
+async def _display(cave: Cave, stack: AsyncExitStack) -> dict[str, str]:
+    """The variable that names the cave's desktop, if that runs; it is then held as long as the browser."""
+    desktop = cave.service("vnc")
+    if (await desktop.status()).state in ("stopped", "missing", "failed"):
+        return {}
+    await stack.enter_async_context(desktop.using())
+    return dict(desktop.declared.env)
 
 
 async def _open_window(cave: Cave, pipe: Pipe, stack: AsyncExitStack) -> Window:
