@@ -43,8 +43,11 @@ def run(
     ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
     """
     settings.check()
-    listener = _listen(settings)
+    listener = _listen(settings, settings.port)
     port = listener.getsockname()[1]
+    listeners = [listener]
+    if settings.terminal_port is not None:
+        listeners.append(_listen(settings, settings.terminal_port))
     hub = Hub(
         backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
     )
@@ -52,6 +55,9 @@ def run(
     scheme = "https" if settings.tls_cert else "http"
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    if len(listeners) > 1:
+        own = address.replace("http", "ws", 1).removesuffix(f":{port}")
+        tell(f"A terminal in your default cave: wscat -c {own}:{listeners[1].getsockname()[1]}")
     _greet(settings, tokens, address, tell)
     config = uvicorn.Config(
         app,
@@ -76,19 +82,20 @@ def run(
         raise InvalidArgument(f"cannot use the certificate or its key: {exc}") from exc
     server = uvicorn.Server(config)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=listeners)
     except KeyboardInterrupt:  # told again after the end, so that a shell sees how it ended
         pass
     finally:
-        listener.close()
+        for one in listeners:
+            one.close()
     return 0 if server.started else BackendUnavailable.exit_code
 
 
-def _listen(settings: HubSettings) -> socket.socket:
+def _listen(settings: HubSettings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=BACKLOG, reuse_port=False
+            (settings.host, port), family=family, backlog=BACKLOG, reuse_port=False
         )
         # asyncio sets this only on sockets that name their protocol. Accepted ones inherit it; without it an answer's
         # body waits for the client to acknowledge its head: 40 ms.
@@ -96,7 +103,7 @@ def _listen(settings: HubSettings) -> socket.socket:
         return listener
     except OSError as exc:
         raise BackendUnavailable(
-            f"cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}",
+            f"cannot listen on {settings.host} port {port}: {exc.strerror or exc}",
             hint="Choose another with --port, or end what listens there.",
         ) from exc
 

@@ -1,10 +1,11 @@
 # A terminal outlives its viewers, never its cave or this hub. One viewer types; nobody who only looks can hold it up.
 """``/v1/shell/ws?cave=NAME``: a terminal in a cave over WebSocket.
 
-As JSON, in: ``{type: input, data}``, ``{type: resize, data: {cols, rows}}``, ``{type: ping}``, ``{type: take}``; out:
-``session_id``, ``ready``, ``output``, ``typing``, ``exit``, ``pong``, each ``{type, data}``. With ``mode=raw`` messages are the bytes
-themselves; with ``mode=line`` each text message is one line, as ``wscat`` sends it. ``session=ID`` comes back to a
-terminal, with what it had shown.
+As JSON, in: ``{type: input, data}``, ``{type: resize, data: {cols, rows}}``, ``{type: ping}``, ``{type: take}``,
+``{type: ack, data}``; out: ``session_id``, ``ready``, ``output``, ``replayed``, ``typing``, ``viewers``, ``size``, ``exit``, ``pong``,
+each ``{type, data}``. ``typing`` is null for who may only look on. With ``mode=raw`` messages are the bytes themselves; with
+``mode=line`` each text message is one line, as ``wscat`` sends it: so it is at ``/``. ``session=ID`` comes back to a
+terminal, with what it had shown, until ``replayed``. Who says how many ``output`` it has taken is sent no more than UNTAKEN ahead.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SCROLLBACK = 1 << 20
 #: Who types and has not taken this much holds the program back.
 WINDOW = 1 << 18
 PIECE = 1 << 15
+UNTAKEN = 16
 MOST = 16  # of one cave
 ALONE_S = 3600.0
 SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
@@ -60,11 +62,14 @@ class Terminals:
             self._tasks.cancel_scope.cancel()
 
     def routes(self) -> list[BaseRoute]:
-        return [WebSocketRoute("/v1/shell/ws", self._serve)]
+        return [
+            WebSocketRoute("/v1/shell/ws", self._serve),
+            WebSocketRoute("/", partial(self._serve, usual="line")),
+        ]
 
-    async def _serve(self, socket: WebSocket) -> None:
+    async def _serve(self, socket: WebSocket, usual: str = "json") -> None:
         try:
-            mode = socket.query_params.get("mode", "json")
+            mode = socket.query_params.get("mode", usual)
             if mode not in _MODES:
                 raise InvalidArgument(f"mode: one of {', '.join(_MODES)}")
             terminal = await self._terminal(socket)
@@ -127,6 +132,7 @@ class _Terminal:
         self.exit_code: int | None = None
         self.ended = False
         self.process: Process | None = None
+        self.size = (24, 80)
         self._shown = bytearray()
         self._from = 0  # where in all of its output what is kept begins
         self.changed = anyio.Event()
@@ -148,7 +154,7 @@ class _Terminal:
     async def live(self, cave: Cave) -> None:
         try:
             env = {"TERM": "xterm-256color"}
-            async with cave.process(SHELL, env=env, pty=(24, 80)) as process:
+            async with cave.process(SHELL, env=env, pty=self.size) as process:
                 self.process = process
                 self.wake()
                 async with anyio.create_task_group() as tasks:
@@ -190,8 +196,13 @@ class _Viewer:
         self, terminal: _Terminal, socket: WebSocket, mode: str, *, may_type: bool
     ) -> None:
         self._terminal, self._socket, self._mode = terminal, socket, mode
-        self._may_type, self._typing = may_type, False
+        self._may_type = may_type
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
+        self._told: dict[str, Any] = {}
+        self._sent = 0
+        self._taken: int | None = (
+            None  # output messages; None is one that does not say what it takes
+        )
         self.at = 0
 
     async def run(self) -> None:
@@ -222,31 +233,53 @@ class _Viewer:
         """What the terminal shows, as fast as this viewer takes it."""
         terminal = self._terminal
         await self._say("session_id", terminal.id)
+        await self._tell()
         while terminal.process is None and not terminal.ended:
             await terminal.changed.wait()
         await self._say("ready", None)
+        old: int | None = terminal.end
         while True:
             changed = terminal.changed
-            if self._typing != (terminal.typist is self):
-                self._typing = not self._typing
-                await self._say("typing", self._typing)
+            await self._tell()
+            if old is not None and self.at >= old:
+                old = None
+                await self._say("replayed", None)
             at, piece = terminal.read(self.at)
-            if piece:
+            if piece and self._takes:
                 await self._output(piece)
                 self.at = at
                 terminal.wake()
-            elif terminal.ended:
+            elif terminal.ended and not piece:
                 break
             else:
                 await changed.wait()
         await self._say("exit", terminal.exit_code)
         await self._socket.close()
 
+    @property
+    def _takes(self) -> bool:
+        return self._taken is None or self._sent - self._taken < UNTAKEN
+
+    async def _tell(self) -> None:
+        """What has changed around the terminal; at first, all of it."""
+        terminal = self._terminal
+        rows, columns = terminal.size
+        now = {
+            "typing": terminal.typist is self if self._may_type else None,
+            "viewers": len(terminal.viewers),
+            "size": {"rows": rows, "cols": columns},
+        }
+        for kind, data in now.items():
+            if kind not in self._told or self._told[kind] != data:
+                self._told[kind] = data
+                await self._say(kind, data)
+
     async def _output(self, piece: bytes) -> None:
         if self._mode == "raw":
             await self._socket.send_bytes(piece)
         elif text := self._text.decode(piece):
             if self._mode == "json":
+                self._sent += 1
                 await self._say("output", text)
             else:
                 await self._socket.send_text(text)
@@ -276,6 +309,9 @@ class _Viewer:
             await self._resize(data.get("rows"), data.get("cols"))
         elif kind == "ping":
             await self._say("pong", data if isinstance(data, int | float) else None)
+        elif kind == "ack" and type(data) is int and data >= 0:
+            self._taken = min(data, self._sent)
+            self._terminal.wake()
         elif kind == "take" and self._may_type:
             self._terminal.typist = self
             self._terminal.wake()
@@ -294,3 +330,5 @@ class _Viewer:
             return
         if type(rows) is int and type(columns) is int and 0 < rows < 1000 and 0 < columns < 1000:
             await process.resize(rows, columns)
+            self._terminal.size = (rows, columns)
+            self._terminal.wake()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -11,10 +12,10 @@ import httpx2
 import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ghost_mcp import audit
-from tests.serving import Served
+from tests.serving import Served, serving
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,13 @@ async def test_one_types_and_others_look_on(hub: Served) -> None:
         assert refused.value.response.status_code == 403
         there = f"&session={session}"
         async with opened(hub, there) as second, opened(hub, there, reader) as looking:
+            assert await until(second, "typing") is False  # told at once, whatever else happens
+            assert await until(looking, "typing") is None
+            while await until(first, "viewers") != 3:
+                pass
+            await say(first, "resize", {"cols": 66, "rows": 22})
+            while await until(looking, "size") != {"cols": 66, "rows": 22}:
+                pass
             await say(looking, "take")
             await say(looking, "input", "echo for''bidden\n")
             await say(second, "input", "echo for''bidden\n")
@@ -113,18 +121,73 @@ async def test_lines_and_raw_bytes(hub: Served) -> None:
         )
 
 
+async def test_a_letter_may_come_in_pieces(hub: Served) -> None:
+    async with opened(hub) as socket:
+        await say(
+            socket, "input", "stty -echo; printf 'gr\\303'; sleep 0.2; printf '\\274n'; exit\n"
+        )
+        assert "gr\N{REPLACEMENT CHARACTER}" not in await until(socket, "output", "grün")
+    async with opened(hub, "&mode=raw") as socket:
+        for piece in (b"printf '\\342\\202'; echo gr\xc3", b"\xbcn | wc -m; exit\n"):
+            await socket.send(piece)
+        assert b"5\r\n" in b"".join(
+            [bytes(data) async for data in socket if isinstance(data, bytes)]
+        )
+
+
 async def test_a_flood_to_a_slow_reader_is_held_back(hub: Served) -> None:
     process = psutil.Process(hub.process.pid)
     async with opened(hub, "&mode=raw") as socket:
-        await socket.send(b"stty raw -echo; head -c 50000000 /dev/zero | tr '\\0' x; exit\n")
+        await socket.send(b"stty raw -echo; head -c 100000000 /dev/zero | tr '\\0' x; exit\n")
         await socket.recv()
         before = process.memory_info().rss
         await anyio.sleep(1)  # it could have written all of it meanwhile
         assert process.memory_info().rss - before < 24 << 20
-        size = 0
+        size = most = 0
         async for data in socket:
             size += data.count(b"x") if isinstance(data, bytes) else 0
-        assert size >= 50_000_000
+            most = max(most, process.memory_info().rss)
+        assert size >= 100_000_000
+        assert most - before < 24 << 20
+
+
+async def test_a_page_that_draws_slowly_is_not_run_over(hub: Served) -> None:
+    async with opened(hub) as socket:
+        await say(socket, "ack", 0)
+        await say(socket, "input", "stty raw -echo; head -c 3000000 /dev/zero | tr '\\0' x; exit\n")
+        taken = size = 0
+        with anyio.fail_after(60):
+            while taken < 16:
+                if (message := json.loads(await socket.recv()))["type"] == "output":
+                    taken, size = taken + 1, size + message["data"].count("x")
+        with anyio.move_on_after(0.3):
+            while message := json.loads(await socket.recv()):
+                assert message["type"] != "output"
+        await say(socket, "ack", taken)
+        with anyio.fail_after(60):
+            async for text in socket:
+                if (message := json.loads(text))["type"] == "output":
+                    taken, size = taken + 1, size + message["data"].count("x")
+                    with suppress(ConnectionClosed):  # its last is not waited for
+                        await say(socket, "ack", taken)
+        assert size >= 3_000_000
+
+
+async def test_a_port_of_its_own_for_wscat() -> None:
+    with serving("--backend", "local", config="terminal_port: 0\n") as hub:
+        port = next(
+            one.laddr.port
+            for one in psutil.Process(hub.process.pid).net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port != hub.port
+        )
+        url = f"ws://127.0.0.1:{port}"
+        with pytest.raises(InvalidStatus):
+            await connect(url)
+        async with connect(
+            url, additional_headers={"Authorization": f"Bearer {hub.token}"}
+        ) as socket:
+            await socket.send("echo $((6 * 7))abc; exit")
+            assert "42abc" in "".join([str(text) async for text in socket])
 
 
 async def test_t6_a_terminal_wants_more_than_a_cookie(hub: Served) -> None:
