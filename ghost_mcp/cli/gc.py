@@ -54,10 +54,11 @@ async def _collect(ghost: Ghost, name: str, *, remove: bool) -> dict[str, list[s
     from ghost_mcp.lifecycle import State
 
     backend = await ghost.backend(name)
+    left = await backend.leftovers(remove=False)  # first: to list is to sweep
     ended = [info for info in await backend.list() if info.state is State.ENDED]
     for info in ended if remove else ():
         await backend.destroy(info.id)
     return {
         "caves": [info.full_name for info in ended],
-        "leftovers": list(await backend.leftovers(remove=remove)),
+        "leftovers": list(dict.fromkeys([*left, *await backend.leftovers(remove=remove)])),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from docker.utils import parse_repository_tag
 
 from ghost_mcp.backends.docker.engine import Engine
-from ghost_mcp.errors import CaveNotFound, InvalidArgument
+from ghost_mcp.errors import BackendUnavailable, CaveNotFound, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import docker
 
 __all__ = ["pull"]
+
+UNKNOWN = "manifest unknown"
 
 
 async def pull(reference: str, progress: Callable[[int, int], None]) -> str:
@@ -26,7 +28,10 @@ async def pull(reference: str, progress: Callable[[int, int], None]) -> str:
     engine = await Engine.open()
     try:
         return await engine.ask(lambda client: _pull(client, reference, progress))
-    except CaveNotFound as exc:  # what the engine does not find is an image here
+    except (CaveNotFound, BackendUnavailable) as exc:
+        # What the engine does not find is an image here; some have no more than the registry's word for it.
+        if isinstance(exc, BackendUnavailable) and UNKNOWN not in exc.message:
+            raise
         raise InvalidArgument(f"cannot get {reference[:200]}: {exc.message}") from exc
     finally:
         await engine.aclose()

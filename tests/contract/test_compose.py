@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,22 +287,41 @@ class TestCompose(of_docker.TestDocker):
 
     async def test_nothing_is_left_when_the_hub_is_killed(self) -> None:
         spec = self.spec(ephemeral=True, project=self.project(side=_NAP))
+        with self._hub(spec) as hub:
+            assert hub.stdout is not None
+            said = await asyncio.to_thread(hub.stdout.readline)
+            assert said.strip() == spec.id
+            assert await self.leftovers(spec.id) != []
+        await until(partial(self._nothing_left, spec.id))
+
+    async def test_nothing_is_left_when_the_hub_is_killed_before_the_cave_starts(self) -> None:
+        """The container is there then, and has no program that could end it."""
+        ill = {**_NAP, "healthcheck": {"test": ["CMD", "no"], "interval": "1s", "retries": 999}}
+        waits = {"depends_on": {"side": {"condition": "service_healthy"}}}
+        spec = self.spec(ephemeral=True, project=self.project(side=ill, cave=waits))
+        asked = {"label": f"{compose.OF}={spec.id}", "status": "running"}
+
+        async def side_runs() -> bool:
+            return bool(self.engine.containers(filters=asked))
+
+        with self._hub(spec):
+            await until(side_runs)
+        await until(partial(self._nothing_left, spec.id))
+
+    @contextmanager
+    def _hub(self, spec: CaveSpec) -> Iterator[subprocess.Popen[str]]:
+        """A process that makes this cave; killed at the end of the block."""
         arguments = [self.instance, str(self.cache), json.dumps(spec.as_dict())]
-        hub = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", _HUB, *arguments], stdout=subprocess.PIPE, text=True
-        )
-        assert hub.stdout is not None
-        said = await asyncio.to_thread(hub.stdout.readline)
-        assert said.strip() == spec.id
-        assert await self.leftovers(spec.id) != []
-        os.kill(hub.pid, signal.SIGKILL)
-        hub.wait()
-        hub.stdout.close()
+        ) as hub:
+            try:
+                yield hub
+            finally:
+                hub.kill()
 
-        async def nothing_left() -> bool:
-            return await self.leftovers(spec.id) == []
-
-        await until(nothing_left)
+    async def _nothing_left(self, cave_id: str) -> bool:
+        return await self.leftovers(cave_id) == []
 
     async def test_a_cave_removed_by_hand_takes_its_services_with_it(self) -> None:
         async with self.backend() as backend:

@@ -9,6 +9,7 @@ import re
 import stat
 import tarfile
 import zipfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -215,29 +216,37 @@ async def test_f6_a_write_that_is_cut_off_is_whole_or_was_never(state_dir: Path)
         cave = await ghost.create(CaveSpec(name="f6"))
         backend = cave._backend
         assert isinstance(backend, LocalBackend)
-        left = 0
-        for round_ in range(40):
-            old, new = bytes([round_]) * MIB, bytes([round_ + 1]) * MIB
-            await cave.write("file", old)
 
-            async def write(data: bytes = new) -> None:
-                try:
-                    await cave.write("file", data)
-                except GhostError:
-                    return
+        async def kill() -> None:
+            pid = backend.state.find(cave.id).warden_pid()
+            assert pid is not None
+            os.kill(pid, 9)
 
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(write)
-                await anyio.sleep(round_ * 0.0002)
-                pid = backend.state.find(cave.id).warden_pid()
-                assert pid is not None
-                os.kill(pid, 9)
-            await cave.stop()
-            await cave.start()
-            assert (await cave.read("file")).data in (old, new)
-            left += await _others(cave, new)
-        assert left <= 2  # of 40: between two system calls, and whole
+        await cut_off_writes(cave, kill, rounds=40)
         await cave.destroy()
+
+
+async def cut_off_writes(cave: Cave, kill: Callable[[], Awaitable[None]], *, rounds: int) -> None:
+    left = 0
+    for round_ in range(rounds):
+        old, new = bytes([round_]) * MIB, bytes([round_ + 1]) * MIB
+        await cave.write("file", old)
+
+        async def write(data: bytes = new) -> None:
+            try:
+                await cave.write("file", data)
+            except GhostError:
+                return
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            await anyio.sleep(round_ * 0.008 / rounds)
+            await kill()
+        await cave.stop()
+        await cave.start()
+        assert (await cave.read("file")).data in (old, new)
+        left += await _others(cave, new)
+    assert left <= 2  # between two system calls, and whole
 
 
 async def _others(cave: Cave, new: bytes) -> int:

@@ -17,6 +17,7 @@ from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
 from ghost_mcp.backends.local import backend as local
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.backends.local.state import FIRST_UID, UIDS
+from tests.security.racing import races
 
 MAKER = Path(__file__).parent / "maker.py"
 SEED = 20_261_123
@@ -118,33 +119,8 @@ async def test_l3_destroy_is_idempotent(ghost: Ghost, cave: Cave) -> None:
 async def test_l4_races(state_dir: Path) -> None:
     """Random interleavings of create, exec and destroy end with nothing left."""
     state = own_dir(state_dir, "races")
-    dice = random.Random(SEED)
     async with Ghost(backend="local", state_dir=state, pool_size=2) as ghost:
-
-        async def one(name: str, steps: list[str]) -> None:
-            for step in steps:
-                try:
-                    if step == "create":
-                        await ghost.create(CaveSpec(name=name, ephemeral=True))
-                    elif step == "exec":
-                        await (await ghost.get(name)).exec(["true"])
-                    else:
-                        await ghost.destroy(name)
-                except GhostError as exc:
-                    assert exc.code in (
-                        "conflict",
-                        "cave_gone",
-                        "cave_not_found",
-                        "backend_unavailable",
-                    )
-
-        with anyio.fail_after(90):
-            async with anyio.create_task_group() as tasks:
-                for number in range(50):
-                    steps = dice.choices(["create", "exec", "destroy"], k=10)
-                    tasks.start_soon(one, f"racer-{number % 8}", steps)
-        for info in await ghost.list():
-            await ghost.destroy(info.id)
+        await races(ghost, seed=SEED, racers=50, steps=10, names=8)
     assert survivors(state) == []
     assert list((state / "caves").iterdir()) == []
     assert list((state / "pool").iterdir()) == []

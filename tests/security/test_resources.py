@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Callable
 
 import anyio
 import psutil
@@ -18,6 +19,14 @@ ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="the disk limit of a local cave needs root")
 
 
+# What a machine of two cores does besides is not the bomb's: half a core of it is, as its cave may.
+NOISE_S = 0.05
+
+
+def _p95(taken: list[float]) -> float:
+    return statistics.quantiles(taken, n=20)[-1]
+
+
 async def latencies(cave: Cave, count: int = 15) -> list[float]:
     taken = []
     for _ in range(count):
@@ -28,20 +37,21 @@ async def latencies(cave: Cave, count: int = 15) -> list[float]:
 
 
 @pytest.mark.slow
-async def test_r1_fork_bomb(ghost: Ghost) -> None:
+async def test_r1_fork_bomb(ghost: Ghost, record_property: Callable[[str, object], None]) -> None:
     """Stopped at the limit of processes; the neighbours go on; gone within two seconds of its end."""
     bomber = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(pids=64, cpus=0.5)))
     others = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(3)]
-    before = statistics.median([t for cave in others for t in await latencies(cave)])
+    before = _p95([t for cave in others for t in await latencies(cave)])
     async with bomber.process("b() { b | b & }; b; sleep 30") as process:
         peak = 0
         for _ in range(20):
             peak = max(peak, (await bomber.usage()).pids or 0)
             await anyio.sleep(0.02)
-        during = statistics.median([t for cave in others for t in await latencies(cave)])
+        during = _p95([t for cave in others for t in await latencies(cave)])
         await process.kill()
     assert 32 <= peak <= 66, peak
-    assert during < max(2 * before, before + 0.01), (before, during)
+    record_property("figure", f"p95 of the others {before * 1e3:.0f} -> {during * 1e3:.0f} ms")
+    assert during < max(2 * before, before + NOISE_S), (before, during)
     start = time.monotonic()
     await bomber.destroy()
     assert time.monotonic() - start < 2
