@@ -88,6 +88,30 @@ async def main():
 anyio.run(main)
 """
 
+# Tests of the suite, by words of their names, that leave something beside a cave if it is not done well.
+BESIDE = (
+    *(
+        "destroy",
+        "paused_cave",
+        "when_the_maker",
+        "leaving_the_backend",
+        "cancelled_create",
+        "swept",
+    ),
+    *(
+        "what_cannot_be_enforced",
+        "at_once_with_the_same",
+        "by_itself_at_its_deadline",
+        "stop_ends_programs",
+    ),
+    *(
+        "same_id_is_the_same",
+        "every_boundary",
+        "network_when_called",
+        "taken_name_is_a_conflict_and",
+    ),
+)
+
 _NAP: dict[str, Any] = {"command": ["sleep", "3600"], "stop_signal": "SIGKILL"}
 
 
@@ -108,13 +132,12 @@ class TestCompose(of_docker.TestDocker):
 
     @pytest.fixture(autouse=True)
     def _beside(self, request: pytest.FixtureRequest) -> None:
-        # Files, calls and the proxy go over the link, whatever is beside the cave, and in a pool waits what has
-        # nothing there. What else would leave a cave that has a service is tried below.
-        # To bring a service up takes a second or two.
-        test = request.function
-        self.alone = test.__module__.rpartition(".")[2] in ("calls", "files", "egress") or any(
-            word in test.__name__ for word in ("prepared", "claim", "pool")
-        )
+        # Files, calls and the proxy go over the link, whatever is beside the cave, and what is asked of it is answered
+        # by its container. What makes, keeps and leaves a cave that has a service is tried with one: to bring it up
+        # takes a second or two.
+        test = request.function.__name__
+        own = request.function.__module__ == __name__
+        self.alone = not own and not any(word in test for word in BESIDE)
 
     def settings(self) -> dict[str, Any]:
         beside = {} if self.alone else {"project": self.project(side=_NAP)}

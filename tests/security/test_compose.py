@@ -25,10 +25,16 @@ class _Beside(ComposeBackend):
         return await super().create(spec.with_(project=project), secrets=secrets)
 
 
+@pytest.fixture(scope="module")
+def beside() -> type[ComposeBackend]:
+    return _Beside
+
+
 @pytest.fixture
 async def ghost(image: str, request: pytest.FixtureRequest) -> AsyncIterator[Ghost]:
-    # File operations go over the link, whatever is beside the cave; to bring that up takes a second or two.
-    kind = ComposeBackend if request.function.__name__.startswith("test_f") else _Beside
+    # A service changes what a cave reaches and nothing else: see test_the_walls of the contract. To bring it up takes
+    # a second or two.
+    kind = _Beside if request.function.__name__.startswith("test_i") else ComposeBackend
     async with held(Ghost(backend=kind(image=image, instance="security"))) as opened:
         yield opened
 

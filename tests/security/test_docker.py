@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from functools import partial
 
 import anyio
@@ -21,10 +20,8 @@ import pytest
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
 from ghost_mcp.backends.docker import container
 from ghost_mcp.backends.docker.backend import DockerBackend
-from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
-from tests import engine_images
 from tests.conftest import held
 from tests.security.racing import races
 from tests.security.test_files import (  # noqa: F401 - collected here
@@ -94,18 +91,28 @@ anyio.run(main)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[docker.APIClient]:
-    try:
-        client = open_client()
-    except BackendUnavailable as exc:
-        pytest.skip(f"not run: no container engine answers ({exc})")
-    with closing(client):
-        yield client
+def image(roomy_image: str) -> str:
+    return roomy_image
 
 
 @pytest.fixture(scope="module")
-def image(engine: docker.APIClient) -> Iterator[str]:
-    yield from engine_images.roomy(engine)
+def beside() -> type[DockerBackend]:
+    """Who makes the cave that the tests of a module share."""
+    return DockerBackend
+
+
+@pytest.fixture(scope="module")
+def shared(image: str, beside: type[DockerBackend]) -> Iterator[str]:
+    """The name of a cave for all tests that use one and leave it as it was: to make one takes a second or more."""
+    name = f"shared-{secrets.token_hex(4)}"
+
+    async def act(what: str) -> None:
+        async with Ghost(backend=beside(image=image, instance="security")) as ghost:
+            await (ghost.create(CaveSpec(name=name)) if what == "create" else ghost.destroy(name))
+
+    anyio.run(act, "create")
+    yield name
+    anyio.run(act, "destroy")
 
 
 @pytest.fixture
@@ -115,10 +122,12 @@ async def ghost(image: str) -> AsyncIterator[Ghost]:
 
 
 @pytest.fixture
-async def cave(ghost: Ghost) -> AsyncIterator[Cave]:
-    made = await ghost.create(CaveSpec(ephemeral=True))
-    yield made
-    await made.destroy()
+async def cave(ghost: Ghost, shared: str) -> AsyncIterator[Cave]:
+    if (await ghost.get(shared)).info.state is not State.RUNNING:  # a test that failed has ended it
+        await ghost.start(shared)
+    found = await ghost.get(shared)
+    yield found
+    await found.exec("chmod -R u+rwX .; rm -rf -- * .[!.]* ..?*")
 
 
 @pytest.fixture
