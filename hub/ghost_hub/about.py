@@ -83,6 +83,9 @@ def routes(hub: Hub) -> list[BaseRoute]:
     async def home() -> Response:
         return page("board.html")
 
+    async def terminal() -> Response:
+        return page("terminal.html")
+
     async def llms_txt() -> Response:
         return PlainTextResponse(llms)
 
@@ -99,6 +102,7 @@ def routes(hub: Hub) -> list[BaseRoute]:
         Route("/ready", ready, methods=["GET"]),
         *(_route(*one) for one in told),
         _route("/", "read", home),
+        _route("/terminal/", "read", terminal),
         Route("/static/{name}", _static, methods=["GET"]),
     ]
 
