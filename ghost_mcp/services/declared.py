@@ -63,7 +63,8 @@ class Declared(BaseModel):
             )
         if self.packages:
             ways.append(f"install it where the cave's programs come from ({self.packages})")
-        return ("; or ".join(ways) or "install what it needs").capitalize() + "."
+        text = "; or ".join(ways) or "install what it needs"
+        return f"{text[0].upper()}{text[1:]}."
 
 
 def declared() -> Mapping[str, Declared]:

@@ -16,6 +16,7 @@ export interface Call {
 }
 export interface Entry { path: string; type: string; size?: number; mtime?: number }
 export interface Connection { at: number; event: string; how: string; target: string; why?: string; rule?: string; sent_bytes?: number; received_bytes?: number }
+export interface Service { name: string; about: string; state: string; memory_bytes: number; restarts: number; hint: string }
 
 /** What the hub refuses, in its own words. */
 export class Refusal extends Error {
@@ -42,8 +43,3 @@ export async function post<T>(path: string, body: unknown = {}): Promise<T> {
 
 export const one = (name: string): string => `/v1/caves/${encodeURIComponent(name)}`;
 export const query = (words: Record<string, string>): string => `?${new URLSearchParams(words)}`;
-
-/** Whether the hub has a page: what it lacks is not offered. */
-export async function has(path: string): Promise<boolean> {
-  return (await fetch(path, { method: "HEAD" }).catch(() => null))?.ok ?? false;
-}

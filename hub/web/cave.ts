@@ -1,12 +1,13 @@
 // One cave's page.
-import { type Cave, type Connection, type Limits, type Sample, ask, get, has, one } from "./api";
+import { type Cave, type Connection, type Limits, type Sample, ask, get, one } from "./api";
 import { activity } from "./calls";
 import { bytes, chart, clock, h } from "./dom";
 import { files } from "./files";
 import { actions, uses } from "./overview";
 import { attempt, button, state } from "./parts";
+import { pages, previews, services } from "./services";
 
-const TABS = ["Activity", "Files", "Usage", "Network", "Previews", "Log", "Walls"] as const;
+const TABS = ["Activity", "Files", "Usage", "Network", "Previews", "Services", "Log", "Walls"] as const;
 const LOG_CHARS = 200_000;
 
 export function cavePage(main: HTMLElement, name: string, wanted: string, events: EventTarget): () => void {
@@ -22,14 +23,13 @@ export function cavePage(main: HTMLElement, name: string, wanted: string, events
     const cave = await get<Cave>(one(name));
     if (ended) return;
     head.replaceChildren(h("h1", {}, name), state(cave.state), h("span", { class: "quiet" }, cave.backend), h("span", { class: "row end" }, ...actions(cave, () => draw())));
+    const found = cave.state === "running" ? await pages(name) : [];
+    if (!ended) links.replaceChildren(...found);
   });
   draw();
-  for (const [title, path] of [["Terminal", "/terminal/"], ["Desktop", "/vnc/"], ["VS Code", "/code-server/"]] as const) {
-    void has(path).then((there) => { if (there && !ended) links.append(h("a", { class: "button", target: "_blank", rel: "noopener", href: `${path}?cave=${encodeURIComponent(name)}` }, title)); });
-  }
   const changed = (event: Event) => { if ((event as CustomEvent<{ cave: string }>).detail.cave === name) draw(); };
   events.addEventListener("cave", changed);
-  const views = { Activity: () => activity(panel, name, events), Files: () => files(panel, name), Usage: () => usage(panel, name), Network: () => network(panel, name), Previews: () => previews(panel, name), Log: () => log(panel, name), Walls: () => walls(panel, name) };
+  const views = { Activity: () => activity(panel, name, events), Files: () => files(panel, name), Usage: () => usage(panel, name), Network: () => network(panel, name), Previews: () => previews(panel, name, events), Services: () => services(panel, name), Log: () => log(panel, name), Walls: () => walls(panel, name) };
   const leave = views[here]();
   return () => { ended = true; leave(); events.removeEventListener("cave", changed); };
 }
@@ -77,16 +77,6 @@ function network(panel: HTMLElement, name: string): () => void {
   void draw();
   const timer = setInterval(() => void draw(), 4000);
   return () => clearInterval(timer);
-}
-
-function previews(panel: HTMLElement, name: string): () => void {
-  const form = h("form", { class: "row" }, h("label", {}, "Port in the cave", h("input", { name: "port", type: "number", min: 1, max: 65535, required: true, value: 8000 })), h("button", { class: "main" }, "Open"));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    window.open(`/caves/${encodeURIComponent(name)}/proxy/${Number(new FormData(form).get("port"))}/`, "_blank", "noopener");
-  });
-  panel.replaceChildren(h("p", {}, "What a program in the cave serves, without a port on this machine."), form);
-  return () => undefined;
 }
 
 function log(panel: HTMLElement, name: string): () => void {

@@ -40,6 +40,19 @@ const check = async (page, name) => {
   const { violations } = await page.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] }));
   assert.deepEqual(violations.map((v) => `${name}: ${v.id}: ${v.nodes.map((n) => `${n.html} ${n.failureSummary}`).join("; ")}`.slice(0, 1500)), []);
 };
+// A server that an agent starts meanwhile appears, and is opened at a host of its own.
+const preview = async (page) => {
+  await see(page, "Nothing listens in this cave");
+  await tool("shell_exec", { command: "mkdir -p site && echo '<h1>served in a cave</h1>' > site/index.html && exec python3 -m http.server 8123 -d site", background: true, cave: "dev" });
+  await tool("shell_exec", { command: "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8123))' 2>/dev/null; do sleep 0.1; done", cave: "dev" });
+  const popup = page.waitForEvent("popup");
+  await page.getByRole("button", { name: "Open port 8123" }).click();
+  const opened = await popup;
+  await opened.getByRole("heading", { name: "served in a cave" }).waitFor();
+  assert.equal(new URL(opened.url()).hostname, "8123--dev.caves.localhost");
+  assert.equal(await opened.evaluate(() => globalThis.opener), null);
+  await opened.close();
+};
 const see = (page, text) => page.getByText(text).first().waitFor();
 
 try {
@@ -97,10 +110,12 @@ try {
   const read = await tool("shell_exec", { command: "cat drop.txt | od -c | head -3", cave: "dev" });
   assert.match(JSON.stringify(read), /e   d/);
 
-  for (const tab of ["Usage", "Network", "Previews", "Log", "Walls"]) {
+  for (const tab of ["Usage", "Network", "Previews", "Services", "Log", "Walls"]) {
     await page.getByRole("navigation", { name: "Views of dev" }).getByRole("link", { name: tab }).click();
     if (tab === "Usage") await page.getByRole("img", { name: /Memory in the last hour/ }).waitFor();
     if (tab === "Network") await see(page, "This cave has no network");
+    if (tab === "Previews") await preview(page);
+    if (tab === "Services") await see(page, "JupyterLab");
     if (tab === "Walls") await see(page, "enforced");
     await check(page, tab.toLowerCase());
   }

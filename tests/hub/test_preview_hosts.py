@@ -17,6 +17,7 @@ import pytest
 
 from ghost_hub.preview.naming import label, split
 from ghost_hub.preview.passes import MOST_USED, TICKET_S, Passes
+from ghost_hub.preview.ports import _port
 from ghost_hub.principal import LOCAL
 from ghost_hub.settings import HubSettings
 from ghost_hub.tokens import Tokens
@@ -325,6 +326,27 @@ async def test_p4_a_program_that_is_not_there_is_told_to_a_person(
     assert (answer.status_code, answer.json()["code"]) == (502, "bad_gateway")
     page = await browser.get("/close", headers={**own, "Accept": "text/html"})
     assert (page.status_code, page.headers["content-type"][:9]) == (502, "text/html")
+
+
+async def test_what_listens_is_told(api: httpx2.AsyncClient) -> None:
+    told = await api.get(f"/v1/caves/{CAVE}/previews")
+    assert told.json() == {"ports": [PORT]}
+    assert [_port(line) for line in ODD_LINES] == [8000, 80, 443, *[0] * (len(ODD_LINES) - 3)]
+
+
+#: Of /proc/net/tcp and tcp6, as a hostile cave may write them too.
+ODD_LINES = (
+    "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000",
+    "   1: 00000000:0050 00000000:0000 0A",
+    f"   2: {'0' * 32}:01BB {'0' * 32}:0000 0A",
+    "   3: 0200000A:1F90 00000000:0000 0A",  # of an address that a preview does not dial
+    "   4: 0100007F:1F91 0100007F:0016 01",
+    "   5: 0100007F:FFFFF 00000000:0000 0A",
+    "   6: 0100007F:<b> 00000000:0000 0A",
+    "   7: 0100007F 00000000:0000 0A",
+    "  sl  local_address rem_address   st",
+    "",
+)
 
 
 async def test_the_command_line_prints_a_link(web: Served, browser: httpx2.AsyncClient) -> None:

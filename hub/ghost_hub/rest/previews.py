@@ -1,5 +1,5 @@
 # A link is for one browser: see ghost_hub.preview.passes.
-"""``/v1/caves/{id}/previews``: links to what listens in a cave."""
+"""``/v1/caves/{id}/previews``: what listens in a cave, and links to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ghost_hub.preview.ports import listening
 from ghost_hub.rest.row import Ask, Row, answer, parse
 from ghost_mcp.errors import InvalidArgument
 
@@ -41,12 +42,25 @@ _LINK: dict[str, Any] = {
 }
 
 
+_PORTS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"ports": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["ports"],
+}
+
+
 def rows() -> list[Row]:
     """The rows of this module."""
     path = "/v1/caves/{id}/previews"
     return [
+        Row(method="GET", path=path, summary="Which ports of a cave something listens on.", tag="services", scope="read", handler=_list, result=_PORTS),
         Row(method="POST", path=path, summary="A link that shows a port, or a service, of a cave to a browser.", tag="services", scope="use", handler=_link, operation=True, statuses=(201,), body=_NewPreview.model_json_schema(), result=_LINK, example={"port": 8000}),
     ]  # fmt: skip
+
+
+async def _list(ask: Ask) -> Response:
+    place = await ask.caves.place(ask.request.path_params["id"])
+    return answer({"ports": await listening(place.cave)})
 
 
 async def _link(ask: Ask) -> Response:
