@@ -20,6 +20,7 @@ from tests.bench import (
     egress,
     http,
     kernels,
+    kubernetes,
     place,
     programs,
     sealed,
@@ -60,6 +61,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "docker": docker.made,
     "docker-use": docker.used,
     "docker-crowd": docker.crowd,
+    "kubernetes": kubernetes.made,
+    "kubernetes-use": kubernetes.used,
 }
 MEASUREMENT_S = 240
 
