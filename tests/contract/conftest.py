@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import docker
 import pytest
@@ -12,6 +13,7 @@ from docker.errors import APIError
 from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
 from tests import engine_images
+from tests.contract.images import runtime_image
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,12 @@ def _runtimes(engine: docker.APIClient) -> set[str]:
 def small_image(engine: docker.APIClient) -> Iterator[str]:
     """A shell and coreutils, and nothing else."""
     yield from engine_images.small(engine)
+
+
+@pytest.fixture(scope="session")
+def brought(engine: docker.APIClient, state_dir: Path) -> Iterator[str]:
+    """The warden's runtime as an image of the engine that the cluster's node uses."""
+    yield from runtime_image(engine, state_dir / "cache" / "kubernetes")
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,8 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
 from ghost_mcp.backends.base import Backend
@@ -22,15 +19,8 @@ from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import connected
 from ghost_mcp.warden import runtime
-from tests.contract.images import runtime_image
 
 NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
-
-
-@pytest.fixture(scope="session")
-def brought(engine: docker.APIClient, state_dir: Path) -> Iterator[str]:
-    """The warden's runtime as an image of the engine that the cluster's node uses."""
-    yield from runtime_image(engine, state_dir / "cache" / "kubernetes")
 
 
 @pytest.mark.kubernetes

@@ -147,8 +147,7 @@ class Cluster:
             proxy=self._proxy,
         ) as response:
             raw = await _read(response)
-            after = response.headers.get("Retry-After", "")
-            return response.status, _document(raw), float(after) if after.isdigit() else 0.0
+            return response.status, _document(raw), _pause(response.headers)
 
     async def pages(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """All items of a list, page by page."""
@@ -206,36 +205,41 @@ class Cluster:
 
     async def exec(self, path: str, command: Sequence[str], container: str) -> ExecStream:
         """Run a program in a pod's container. Raises CaveGone when there is no such pod, or it does not run."""
-        query = [("command", word) for word in command]
-        query += [
-            ("container", container),
-            ("stdin", "true"),
-            ("stdout", "true"),
-            ("stderr", "true"),
-        ]
-        await self._pace.wait()
-        self.calls += 1
-        try:
-            with anyio.fail_after(CALL_S):
-                socket = await self._session.ws_connect(
-                    path,
-                    params=query,
-                    protocols=PROTOCOLS,
-                    headers=await self._headers(),
-                    max_msg_size=0,
-                    heartbeat=30.0,
-                    proxy=self._proxy,
-                )
-        except aiohttp.WSServerHandshakeError as exc:
-            if exc.status in (400, 404, 409, 500):
-                raise CaveGone("the cave has ended, or is just ending") from exc
-            raise _meant(exc.status, {"message": exc.message}) from exc
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise _unreachable(exc) from exc
+        query = [("command", word) for word in command] + [("container", container)]
+        query += [(stream, "true") for stream in ("stdin", "stdout", "stderr")]
+        for attempt in range(TRIES):
+            try:
+                socket = await self._upgraded(path, query)
+                break
+            except aiohttp.WSServerHandshakeError as exc:
+                if exc.status in (400, 404, 409, 500):
+                    raise CaveGone("the cave has ended, or is just ending") from exc
+                if exc.status != 429 or attempt + 1 == TRIES:  # throttled: nothing was done
+                    raise _meant(exc.status, {"message": exc.message}) from exc
+                after_s = _pause(exc.headers or {}) or PAUSE_S * 2**attempt
+                await anyio.sleep(min(after_s, MAX_PAUSE_S))
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                raise _unreachable(exc) from exc
         assert isinstance(socket, Socket)  # noqa: S101  (the session makes no other)
         stream = ExecStream(socket, self._execs.discard)
         self._execs.add(stream)
         return stream
+
+    async def _upgraded(
+        self, path: str, query: list[tuple[str, str]]
+    ) -> aiohttp.ClientWebSocketResponse[Any]:
+        await self._pace.wait()
+        self.calls += 1
+        with anyio.fail_after(CALL_S):
+            return await self._session.ws_connect(
+                path,
+                params=query,
+                protocols=PROTOCOLS,
+                headers=await self._headers(),
+                max_msg_size=0,
+                heartbeat=30.0,
+                proxy=self._proxy,
+            )
 
     @asynccontextmanager
     async def text(
@@ -318,6 +322,12 @@ def _document(raw: bytes) -> dict[str, Any]:
     except ValueError:
         found = {"message": raw[:300].decode("utf-8", "replace")}
     return found if isinstance(found, dict) else {}
+
+
+def _pause(headers: Mapping[str, str]) -> float:
+    """The seconds that a server asks to wait; 0 when it does not."""
+    after = headers.get("Retry-After", "")
+    return float(after) if after.isdigit() else 0.0
 
 
 _MEANT: dict[int, type[GhostError]] = {
