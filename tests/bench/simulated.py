@@ -48,6 +48,16 @@ class Server:
         """What there is of a kind, for who looks at the end."""
         return [_copy(thing) for thing in self._kinds.get(kind, {}).values()]
 
+    def lose_node(self, pod: str) -> None:
+        """As when a pod's node is gone: the pod is to end, and nobody is there to say that it has."""
+        there = self._kinds["pods"][pod]
+        there["metadata"]["deletionTimestamp"] = there["metadata"]["creationTimestamp"]
+        self._tell("pods", "MODIFIED", there, there)
+
+    def preempt(self, pod: str) -> None:
+        """As when a scheduler makes room for others, after the pod's grace."""
+        self._tell("pods", "DELETED", self._kinds["pods"].pop(pod), None)
+
     async def answer(self, method: str, path: str, body: Any, query: Mapping[str, str]) -> Answer:
         if path == "/version":
             return 200, {}
@@ -65,10 +75,10 @@ class Server:
             return self._refuse(404)
         if method == "PATCH":
             return self._patched(kind, there, name, body)
-        uid = (body or {}).get("preconditions", {}).get("uid")
-        if uid is not None and uid != there[name]["metadata"]["uid"]:
-            return self._refuse(409)
         thing = there[name]
+        wanted = (body or {}).get("preconditions", {})
+        if any(thing["metadata"][key] != value for key, value in wanted.items()):
+            return self._refuse(409)
         if method == "DELETE":
             del there[name]
             self._tell(kind, "DELETED", thing, None)

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.kubernetes import manifests
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.cluster import Cluster
+from ghost_mcp.backends.kubernetes.manifests import POOL
 from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.ghost import Ghost
 from ghost_mcp.lifecycle import State
+from ghost_mcp.pool import PoolPlan
 from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import connected
@@ -85,6 +89,49 @@ class TestKubernetes(BackendContract):
                 assert len([p for p in pods if not p["metadata"].get("deletionTimestamp")]) == 1
             finally:
                 await one.destroy(info.id)
+
+    async def test_two_hubs_that_claim_at_once_never_get_the_same_pod(self) -> None:
+        plan = PoolPlan(template=self.passing(), size=2)
+        async with (
+            Ghost(backend=self.make(), pools=[plan]) as one,
+            Ghost(backend=self.make(), pools=[plan]) as other,
+        ):
+            await one.warm()
+            await other.warm()
+            caves = await asyncio.gather(
+                *(ghost.create(self.passing()) for ghost in (one, other, one, other))
+            )
+            said = await asyncio.gather(
+                *(cave.exec("echo $RANDOM$RANDOM > id; cat id") for cave in caves)
+            )
+            for cave, before in zip(caves, said, strict=True):  # nobody wrote over another's
+                assert (await cave.read("id")).data.decode() == before.stdout
+            pods = [await self.found("pods", cave.id) for cave in caves]
+            assert [len(found) for found in pods] == [1] * 4
+            assert len({found[0]["metadata"]["uid"] for found in pods}) == 4
+            assert sum(POOL in found[0]["metadata"]["labels"] for found in pods) >= 2
+
+    async def test_what_a_killed_hub_has_half_made_is_swept(self) -> None:
+        async with KubernetesBackend(Settings.from_dict(self.given)) as backend:
+            kept = await backend.create(self.spec())
+            try:
+                begun = self.spec(image=self._image)
+                path, config = f"/api/v1/namespaces/{NAMESPACE}", backend.config
+                made = manifests.pod(begun, config, name=f"ghost-{begun.id}", maker="x")
+                volume = manifests.volume(begun, config)
+                await backend.cluster.ask("POST", f"{path}/persistentvolumeclaims", volume)
+                await backend.cluster.ask("POST", f"{path}/pods", made)
+                assert await backend.leftovers(remove=False) == []  # it may still be being made
+                backend.making_s = 0.0
+                name = f"ghost-{begun.id}"
+                both = [f"pods/{name}", f"persistentvolumeclaims/{name}"]
+                assert await backend.leftovers(remove=False) == both
+                assert await backend.leftovers(remove=True) == both
+                assert await self.leftovers(begun.id) == []
+                assert await backend.leftovers(remove=False) == []
+                assert (await backend.get(kept.id)).state is State.RUNNING
+            finally:
+                await backend.destroy(kept.id)
 
     async def engine_shows(self, info: CaveInfo) -> str:
         return json.dumps([await self.found(kind, info.id) for kind in KINDS])

@@ -357,6 +357,7 @@ async def _a_life_of_each_kind(backend: KubernetesBackend) -> None:
     async for _ in backend.logs(kept.id):
         pass
     await backend.list()
+    await backend.leftovers(remove=True)
     await backend.get("kept")
     await backend.stop(kept.id)
     await backend.start(kept.id)

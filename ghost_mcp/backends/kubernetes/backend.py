@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import secrets as random_values
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +32,7 @@ from ghost_mcp.backends.kubernetes.pool import ClusterPool
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.backends.kubernetes.spares import Spares
 from ghost_mcp.backends.kubernetes.starting import START_S, Starter
+from ghost_mcp.backends.kubernetes.sweeping import MAKING_S, leftovers
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -81,6 +82,7 @@ class KubernetesBackend(Backend):
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config = config or Settings.load()
+        self.making_s = MAKING_S
         self._maker = random_values.token_hex(8)
         self._open: tuple[Cluster, Finder, Starter] | None = None
         self._own: dict[str, _Own] = {}
@@ -440,6 +442,11 @@ class KubernetesBackend(Backend):
         with suppress(CaveGone):
             return await self.starter.relay(own.space, own.pod)
         return None
+
+    async def leftovers(self, *, remove: bool) -> Sequence[str]:
+        return await leftovers(
+            self.cluster, self._finder, self.config, remove=remove, making_s=self.making_s
+        )
 
     async def usage(self, cave_id: str) -> Usage:
         there = await self._find(cave_id)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,9 +108,14 @@ class Finder:
 
     async def delete(self, space: str, kind: str, name: str, uid: str | None = None) -> None:
         """Remove an object now, if it is there: with ``uid`` only that one, not a later one of the same name."""
+        await self.remove(f"{core(space)}/{kind}", {"name": name, "uid": uid})
+
+    async def remove(self, path: str, meta: Mapping[str, Any]) -> None:
+        """As delete(), below a path of any kind."""
+        uid = meta.get("uid")
         body = NOW if uid is None else {**NOW, "preconditions": {"uid": uid}}
         with suppress(CaveNotFound, Conflict):
-            await self._cluster.ask("DELETE", f"{core(space)}/{kind}/{name}", body)
+            await self._cluster.ask("DELETE", f"{path}/{meta['name']}", body)
 
 
 def core(space: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ghost_mcp.backends.kubernetes.manifests import INSTANCE
 from ghost_mcp.backends.kubernetes.watcher import Watcher
 from ghost_mcp.errors import CaveNotFound, Conflict, GhostError
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from ghost_mcp.backends.kubernetes.cluster import Cluster
+    from ghost_mcp.backends.kubernetes.settings import Settings
 
-__all__ = ["DURATION_S", "Lease"]
+__all__ = ["LEASES", "Lease"]
 
 DURATION_S = 15
 RENEW_S = 5.0
@@ -26,6 +29,7 @@ SURE_S = (
     12.0  # a holder that could not renew stops this long after it last did: before others begin
 )
 RETRY_S = 2.0
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"  # the path, of a namespace
 ASKED = "ghost-mcp.dev/asked"
 
 
@@ -37,10 +41,11 @@ class Lease:
     """
 
     def __init__(
-        self, cluster: Cluster, space: str, name: str, me: str, told: Callable[[], None]
+        self, cluster: Cluster, config: Settings, name: str, me: str, told: Callable[[], None]
     ) -> None:
         self._cluster, self._name, self._me = cluster, name, me
-        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{space}/leases"
+        self._labels = {INSTANCE: config.instance}
+        self._path = LEASES.format(config.namespace)
         query = {"fieldSelector": f"metadata.name={name}"}
         self._watcher = Watcher(cluster, self._path, query, told)
         self._told = told
@@ -114,7 +119,7 @@ class Lease:
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": DURATION_S, "renewTime": at}
         if there is None:
-            body = {"metadata": {"name": self._name}, "spec": spec}
+            body = {"metadata": {"name": self._name, "labels": self._labels}, "spec": spec}
             await self._cluster.ask("POST", self._path, body)
             return
         version = there["metadata"]["resourceVersion"]
@@ -140,3 +145,11 @@ class Lease:
             while not self.taken:
                 await self._watcher.change()
         return self.taken
+
+    async def remove(self) -> None:
+        """Remove it from the cluster, unless somebody has changed it since."""
+        if (there := self._watcher.get(self._name)) is not None:
+            version = there["metadata"]["resourceVersion"]
+            body = {"preconditions": {"resourceVersion": version}}
+            with suppress(Conflict, CaveNotFound):
+                await self._cluster.ask("DELETE", f"{self._path}/{self._name}", body)

@@ -17,6 +17,7 @@ from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.lease import Lease
 from ghost_mcp.backends.kubernetes.manifests import ID, SPARE_S
 from ghost_mcp.backends.kubernetes.starting import check_hope
+from ghost_mcp.backends.kubernetes.sweeping import age_s
 from ghost_mcp.backends.kubernetes.watcher import Watcher
 from ghost_mcp.errors import GhostError, InvalidArgument, Unsupported
 from ghost_mcp.pool import RETRY_S, Pool, PoolPlan, Spare
@@ -90,7 +91,7 @@ class ClusterPool(Pool):
         self._coming -= there
         self._known = there
         self._since = {
-            name: self._since.get(name, now - _age_s(self._all()[name])) for name in there
+            name: self._since.get(name, now - age_s(self._all()[name])) for name in there
         }
 
     # --- keeping it full -------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class ClusterPool(Pool):
         space = backend.config.namespace
         self._watcher = Watcher(backend.cluster, f"{core(space)}/pods", query, self._tell)
         self._lease = Lease(
-            backend.cluster, space, f"ghost-pool-{shape}", starter.maker, self._tell
+            backend.cluster, backend.config, f"ghost-pool-{shape}", starter.maker, self._tell
         )
         starter.tasks.start_soon(self._watcher.run, name=f"watch of the pool {shape}")
         self._lease.watch(starter.tasks)
@@ -212,6 +213,7 @@ class ClusterPool(Pool):
         async with self._making:
             if not await self._lease.hand_over(HEIR_S):
                 await self._empty()
+                await self._lease.remove()
 
     # --- claiming --------------------------------------------------------------------------------
 
@@ -262,11 +264,3 @@ class ClusterPool(Pool):
         """A pod that was not ours after all is another hub's, or removed already."""
         if self._kubernetes.made_here(spec.id):
             await self._kubernetes.destroy(spec.id)
-
-
-def _age_s(pod: Mapping[str, Any]) -> float:
-    """How long it has been there, by the cluster's clock and this machine's; never less than nothing."""
-    from datetime import datetime
-
-    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
-    return max(0.0, time.time() - made.timestamp())
