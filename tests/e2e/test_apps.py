@@ -1,0 +1,253 @@
+"""Desktop, VS Code and JupyterLab of one docker cave, as a person sees them. Pictures are kept in .cache/pictures."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.errors import BackendUnavailable
+from tests.serving import Served, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="not run: there is no chromium"),
+]
+IMAGE = "ghost-full:latest"
+PICTURES = Path(__file__).parents[2] / ".cache/pictures"
+CAVE = "apps"
+PATIENCE_MS = 40_000
+# Its title tells what has been typed into any page of its kind.
+PAGE = """<body style="background: {0}"><input autofocus><script>
+const told = () => document.title = "typed: " + (localStorage.typed || "");
+document.querySelector("input").oninput = ({{target}}) => {{ localStorage.typed = target.value; told(); }};
+told();
+</script>"""
+COLORS = {"red": (255, 0, 0), "lime": (0, 255, 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """A hub with a cave, and a person's browser that has entered the hub."""
+
+    hub: Served
+    http: httpx2.Client
+    context: BrowserContext
+
+    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
+        answer = self.http.post(f"/v1/{name}", json={"cave": CAVE, **arguments})
+        assert answer.status_code < 400, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
+    def shell(self, command: str) -> str:
+        return str(self.tool("shell/exec", command=f"export DISPLAY=:1; {command}")["stdout"])
+
+    def open(self, path: str) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"{self.hub.url}{path}")
+        return page
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def apps(chromium: Browser) -> Iterator[Apps]:
+    try:
+        client = open_client()
+    except BackendUnavailable as exc:
+        pytest.skip(f"not run: no container engine answers ({exc})")
+    there = client.images(name=IMAGE)
+    client.close()
+    if not there:
+        pytest.skip("not run: the image is not here: ghost image build full")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with serving("--backend", "docker") as hub:
+        headers = {"Authorization": f"Bearer {hub.token}"}
+        with httpx2.Client(base_url=hub.url, headers=headers, timeout=90) as http:
+            made = {"name": CAVE, "image": IMAGE, "memory_bytes": 3 << 30}
+            http.post("/v1/caves", json=made).raise_for_status()
+            context = chromium.new_context(viewport={"width": 1440, "height": 960})
+            found = Apps(hub, http, context)
+            found.open(f"/?token={hub.token}").close()
+            yield found
+            context.close()
+            http.delete(f"/v1/caves/{CAVE}").raise_for_status()
+
+
+def until(met: Callable[[], bool], what: str) -> None:
+    """Wait for something that no event tells of."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not met():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def keep(page: Page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def color_of(page: Page) -> tuple[int, ...]:
+    """The colour of the picture's middle."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    found = picture.getpixel((picture.width // 3, picture.height // 2))
+    assert isinstance(found, tuple)
+    return found
+
+
+@pytest.fixture(scope="module")
+def desktop(apps: Apps) -> Page:
+    """The desktop, with the agent's browser on it."""
+    apps.http.post(f"/v1/caves/{CAVE}/services/vnc/start").raise_for_status()
+    for color in COLORS:
+        apps.tool("file/write", path=f"pages/{color}.html", content=PAGE.format(color))
+    apps.tool("shell/exec", command="python3 -m http.server -d pages 5000", background=True)
+    page = apps.open(f"/vnc/?cave={CAVE}")
+    assert page.url.startswith(f"http://vnc--{CAVE}.caves.localhost:{apps.hub.port}/vnc.html?")
+    return page
+
+
+def title(apps: Apps) -> str:
+    return str(apps.tool("browser/scroll", to="top")["title"])
+
+
+def shown(apps: Apps, color: str, *pages: Page) -> None:
+    apps.tool("browser/navigate", url=f"http://localhost:5000/{color}.html")
+    for page in pages:
+        until(lambda page=page: color_of(page) == COLORS[color], f"the desktop is not {color}")
+
+
+def test_a_person_sees_and_uses_the_agents_browser(apps: Apps, desktop: Page) -> None:
+    for color in COLORS:
+        shown(apps, color, desktop)
+        keep(desktop, f"desktop-{color}")
+    desktop.mouse.click(80, 100)
+    desktop.keyboard.type("by hand")
+    until(lambda: title(apps) == "typed: by hand", "what was typed does not arrive")
+    keep(desktop, "desktop-typed")
+
+
+def test_the_clipboard_and_the_size_follow(apps: Apps, desktop: Page) -> None:
+    desktop.evaluate(
+        """() => { const text = document.getElementById("noVNC_clipboard_text");
+        text.value = "from outside"; text.dispatchEvent(new Event("change")); }"""
+    )
+    until(lambda: apps.shell("xclip -o -selection clipboard") == "from outside", "not pasted")
+    apps.shell("printf inside | timeout 20 xclip -i -selection clipboard")
+    desktop.wait_for_function("document.getElementById('noVNC_clipboard_text').value == 'inside'")
+    desktop.set_viewport_size({"width": 1500, "height": 980})
+    until(lambda: "current 1500 x 980" in apps.shell("xrandr"), "the desktop keeps its size")
+
+
+def test_who_may_only_look_changes_nothing(apps: Apps, desktop: Page) -> None:
+    shown(apps, "red", desktop)
+    looking = apps.open(f"/vnc/?cave={CAVE}&view_only=true")
+    assert looking.url.startswith(f"http://vnc-view--{CAVE}.caves.localhost:")
+    # The page's own switch is off: what is said ends at the hub all the same.
+    looking.goto(looking.url.replace("view_only=true", "view_only=false"))
+    until(lambda: color_of(looking) == COLORS["red"], "nothing is seen")
+    keep(looking, "desktop-looking")
+    before, typed = apps.shell("xclip -o -selection clipboard"), title(apps)
+    looking.mouse.click(80, 100)
+    looking.keyboard.type("not this")
+    looking.evaluate(
+        """() => { const text = document.getElementById("noVNC_clipboard_text");
+        text.value = "nor this"; text.dispatchEvent(new Event("change")); }"""
+    )
+    shown(apps, "lime", desktop, looking)  # all said before has arrived, if it could
+    assert apps.shell("xclip -o -selection clipboard") == before
+    assert title(apps) == typed
+    # A pass for looking opens nothing else.
+    (cookie,) = [one for one in apps.context.cookies() if one["domain"].startswith("vnc-view--")]
+    host = f"vnc--{CAVE}.caves.localhost:{apps.hub.port}"
+    told = httpx2.get(
+        f"{apps.hub.url}/vnc.html",
+        headers={"Host": host, "Cookie": f"{cookie['name']}={cookie['value']}"},
+    )
+    assert told.status_code == 401
+    looking.close()
+
+
+def test_a_file_is_edited_in_vs_code(apps: Apps) -> None:
+    apps.tool("file/write", path="edited.txt", content="before\n")
+    page = apps.open(f"/code-server/?cave={CAVE}")
+    assert page.url.startswith(f"http://code-server--{CAVE}.caves.localhost:")
+    page.get_by_role("treeitem", name="edited.txt").dblclick()
+    page.get_by_text("before").wait_for()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("typed in VS Code")
+    keep(page, "code-server")
+    page.keyboard.press("Control+s")
+    until(
+        lambda: apps.tool("file/read", path="edited.txt")["content"] == "before\ntyped in VS Code",
+        "it is not saved",
+    )
+    page.close()
+
+
+def test_a_cell_runs_in_jupyterlab(apps: Apps) -> None:
+    page = apps.open(f"/jupyter/?cave={CAVE}")
+    assert page.url.startswith(f"http://jupyter--{CAVE}.caves.localhost:")
+    page.get_by_title("Python 3 (ipykernel)").first.click()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # until then it is drawn anew
+    cell = page.locator(".jp-Notebook .jp-Cell .cm-content").first
+    cell.click()
+    page.keyboard.type("6 * 7")
+    expect(cell).to_have_text("6 * 7")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-OutputArea-output").first).to_have_text("42", timeout=PATIENCE_MS)
+    keep(page, "jupyterlab")
+    page.close()
+
+
+def test_an_upload_is_dropped_on_the_dashboard(apps: Apps) -> None:
+    page = apps.open(f"/#/cave/{CAVE}/files")
+    for name in ("Desktop", "VS Code"):
+        page.get_by_role("link", name=name).wait_for()
+    given = page.evaluate_handle(
+        """() => { const carried = new DataTransfer();
+        carried.items.add(new File(["dropped"], "dropped.txt", { type: "text/plain" }));
+        return carried; }"""
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": given})
+    page.get_by_role("button", name="dropped.txt").wait_for()
+    assert apps.tool("file/read", path="dropped.txt")["content"] == "dropped"
+    keep(page, "dashboard-dropped")
+    page.close()
+
+
+def test_what_a_cave_lacks_is_told_with_the_way_out(apps: Apps) -> None:
+    bare = {"name": "bare", "backend": "local"}
+    apps.http.post("/v1/caves", json=bare).raise_for_status()
+    try:
+        page = apps.open("/code-server/?cave=bare")
+        page.get_by_text("code-server cannot start: this cave has no").wait_for()
+        page.get_by_text("--image ghost-full").wait_for()
+        keep(page, "missing")
+        page.close()
+    finally:
+        apps.http.delete("/v1/caves/bare").raise_for_status()
