@@ -328,10 +328,11 @@ async def test_p4_a_program_that_is_not_there_is_told_to_a_person(
     assert (page.status_code, page.headers["content-type"][:9]) == (502, "text/html")
 
 
-async def test_what_listens_is_told(api: httpx2.AsyncClient) -> None:
+async def test_what_listens_is_told(web: Served, api: httpx2.AsyncClient) -> None:
+    (await api.get("/", headers={"Host": host_of(web)})).raise_for_status()  # once it is up
     told = await api.get(f"/v1/caves/{CAVE}/previews")
     assert told.json() == {"ports": [PORT]}
-    assert [_port(line) for line in ODD_LINES] == [8000, 80, 443, *[0] * (len(ODD_LINES) - 3)]
+    assert [_port(line) for line in ODD_LINES] == [8080, 80, 443, *[0] * (len(ODD_LINES) - 3)]
 
 
 #: Of /proc/net/tcp and tcp6, as a hostile cave may write them too.
