@@ -1,4 +1,4 @@
-"""prctl(2), which Python does not offer, without the price of importing ctypes."""
+"""What Python does not offer of the C library, without the price of importing ctypes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import _ctypes
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 _handle = _ctypes.dlopen("libc.so.6", 2)
 _prctl = _ctypes.dlsym(_handle, "prctl")
@@ -14,3 +15,10 @@ _prctl = _ctypes.dlsym(_handle, "prctl")
 def prctl(option: int, value: int) -> int:
     """prctl(2); 0 or -1."""
     return int(_ctypes.call_function(_prctl, (option, value, 0, 0, 0)))
+
+
+def keep_freed(size_bytes: int) -> None:
+    """Keep so much freed memory for the next piece of a stream: given back each time, it comes as page faults."""
+    mallopt = _ctypes.dlsym(_handle, "mallopt")
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        _ctypes.call_function(mallopt, (option, size_bytes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ class LinkStream:
 
     async def send(self, data: bytes, channel: int = 0) -> None:
         """Send input, waiting for credit as needed. Raises CaveGone when the stream has ended."""
-        view = memoryview(data)
+        view = memoryview(bytes(data))
         while view:
             room = min(self._link.wire.credit(self.id), BATCH, len(view))
             if room == 0:
@@ -138,12 +138,14 @@ class LinkStream:
                     raise self._failure or CaveGone("the other end of the stream has closed")
                 await self._change()
                 continue
-            pieces = (
-                view[at : min(at + wire.MAX_DATA, room)] for at in range(0, room, wire.MAX_DATA)
-            )
-            send_data = self._link.wire.send_data
-            await self._link.write(*(send_data(self.id, piece, channel) for piece in pieces))
+            await self._link.write(*self._framed(view[:room], channel))
             view = view[room:]
+
+    def _framed(self, data: memoryview, channel: int) -> Iterator[bytes | memoryview]:
+        for at in range(0, len(data), wire.MAX_DATA):
+            piece = data[at : at + wire.MAX_DATA]
+            yield self._link.wire.data_header(self.id, len(piece), channel)
+            yield piece
 
     async def send_eof(self, channel: int = 0) -> None:
         if self._link.wire.is_open(self.id):
@@ -253,7 +255,7 @@ class Link:
         self.masker: Masker | None = None
         self.on_accept: Callable[[LinkStream, dict[str, Any]], Awaitable[None] | None] | None = None
         self._streams: dict[int, LinkStream] = {}
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[bytes | memoryview] = []
         self._sending = False
         self._failure: Exception | None = None
         self._scope = anyio.CancelScope()
@@ -375,7 +377,7 @@ class Link:
                 await self.write(data)
         stream._fail(CaveGone("the stream was given up"))
 
-    async def write(self, *data: bytes) -> None:
+    async def write(self, *data: bytes | memoryview) -> None:
         """Queue bytes in the order of the calls, and send what is queued unless another call is sending.
 
         Encoded frames are never lost to a cancellation: half a conversation would break every other stream.

@@ -32,6 +32,7 @@ WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 CHUNK = 1 << 16
 # Above this much unsent output a connection's sources pause: a flood never delays a small answer for long.
 HIGH_WATER = 1 << 18
+FREED = 1 << 20  # of the program's memory, kept for what comes next
 MAX_PEERS = 64
 ACCEPT_PAUSE_S = 0.1
 HOME = "/workspace"
@@ -623,6 +624,7 @@ def harden() -> None:
     global oom_score_fd
     from . import libc
 
+    libc.keep_freed(FREED)
     libc.prctl(libc.PR_SET_DUMPABLE, 1)
     try:
         oom_score_fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 
+# The C half: collections itself imports much.
+from _collections import deque  # type: ignore[import-not-found]
+from itertools import islice
+
 from .program import CHUNK, READ, WRITE
+
+SMALL = 2048
+GATHERED = 16  # pieces written at once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,33 +140,27 @@ class Feeder:
         self._warden = warden
         self._taken = taken
         self._closed = closed
-        self._pending = bytearray()
+        self._pieces: deque[bytes | bytearray] = deque()  # of which ``_begun`` bytes are written
+        self._begun = 0
+        self.pending = 0
         self._ending = False
         self._held = False
         self._watched = False
-
-    @property
-    def pending(self) -> int:
-        return len(self._pending)
 
     def put(self, data: bytes) -> None:
         """Queue ``data``; what a closed reader will never take is counted as taken."""
         if self.fd < 0:
             self._taken(len(data))
             return
-        if not self._pending:
-            data = self._written(data)
-        self._pending += data
+        self.pending += len(data)
+        last = self._pieces[-1] if self._pieces else None
+        if len(data) >= SMALL:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray) and len(last) < CHUNK:
+            last += data  # a million pieces of one byte must not cost a million objects
+        else:
+            self._pieces.append(bytearray(data))
         self._flush(0)
-
-    def _written(self, data: bytes) -> bytes:
-        """Write what is taken at once, without a copy; returns the rest."""
-        try:
-            count = os.write(self.fd, data)
-        except OSError:  # also EAGAIN: _flush() sees it again
-            return data
-        self._taken(count)
-        return data[count:]
 
     def end(self) -> None:
         """Close the descriptor once everything is written."""
@@ -181,8 +182,9 @@ class Feeder:
             self._unwatch()
             os.close(self.fd)
             self.fd = -1
-            self._taken(len(self._pending))
-            self._pending.clear()
+            self._pieces.clear()
+            left, self.pending = self.pending, 0
+            self._taken(left)
             self._closed()
 
     def _unwatch(self) -> None:
@@ -191,9 +193,9 @@ class Feeder:
             self._watched = False
 
     def _flush(self, events: int) -> None:
-        while self._pending:
+        while self._pieces:
             try:
-                count = os.write(self.fd, memoryview(self._pending)[:CHUNK])
+                count = self._write()
             except BlockingIOError:
                 if not self._watched:
                     self._watched = True
@@ -202,11 +204,20 @@ class Feeder:
             except OSError:
                 self.close()
                 return
-            del self._pending[:count]
+            self.pending -= count
             self._taken(count)
         self._unwatch()
         if self._ending and not self._held:
             self.close()
+
+    def _write(self) -> int:
+        """Write what is taken of the first pieces; how many bytes. Raises OSError."""
+        first = memoryview(self._pieces[0])[self._begun :]
+        count = os.writev(self.fd, [first, *islice(self._pieces, 1, GATHERED)])
+        self._begun += count
+        while self._pieces and self._begun >= len(self._pieces[0]):
+            self._begun -= len(self._pieces.popleft())
+        return count
 
 
 class Spool:

@@ -192,13 +192,17 @@ class Connection:
         self._opened(stream)
         return stream, _frame(OPEN, stream, 0, payload)
 
-    def send_data(self, stream: int, data: bytes | memoryview, channel: int = 0) -> bytes:
+    def send_data(self, stream: int, data: bytes, channel: int = 0) -> bytes:
         """DATA of at least one byte, at most MAX_DATA, and at most the stream's credit."""
+        return self.data_header(stream, len(data), channel) + data
+
+    def data_header(self, stream: int, size: int, channel: int = 0) -> bytes:
+        """What goes before so many bytes of DATA, for who sends much and need not copy it once more."""
         left = self._credit.get(stream)
-        if left is None or not 0 < len(data) <= min(left, MAX_DATA):
-            raise LocalProtocolError(f"no credit for {len(data)} bytes on stream {stream}")
-        self._credit[stream] = left - len(data)
-        return b"".join((_HEADER.pack(len(data), stream, DATA, channel), data))
+        if left is None or not 0 < size <= min(left, MAX_DATA):
+            raise LocalProtocolError(f"no credit for {size} bytes on stream {stream}")
+        self._credit[stream] = left - size
+        return _HEADER.pack(size, stream, DATA, channel)
 
     def send_eof(self, stream: int, channel: int = 0) -> bytes:
         return self._on_open(EOF, stream, channel)

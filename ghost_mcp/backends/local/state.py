@@ -33,6 +33,8 @@ from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
 
 __all__ = ["CaveDir", "StateDir", "info_of"]
 
+# Room for what a stream sends at once, and more: a hub and a warden then seldom wait for each other.
+SEND_BUFFER = 1 << 19
 # Above what systemd, containers and subordinate ids use (systemd's UIDS-GIDS.md: "unused").
 FIRST_UID = 1_879_100_000
 UIDS = 200_000_000
@@ -85,6 +87,7 @@ class CaveDir:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             door.connect(sock, os.fspath(self.path))
         except BaseException:
             sock.close()
