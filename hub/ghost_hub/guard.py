@@ -40,6 +40,8 @@ __all__ = ["Guard", "Verifier"]
 
 # Whether it lives and is ready must be answered to a supervisor that has no token; it tells nothing else.
 OPEN_PATHS = frozenset({"/health", "/ready"})
+# A browser may come to these with its token in the address.
+ENTRANCES = frozenset({"/", "/vnc.html"})
 # These take a body of any size, piece by piece.
 STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
 _PROXIED = re.compile(r"/caves/[^/]+/(abs)?proxy/")
@@ -188,8 +190,11 @@ class Guard:
         if self._verifier is None or not value or self._verifier.verify(value) is None:
             return
         host = next(v.decode("latin-1") for k, v in scope["headers"] if k == b"host")
+        words = scope["query_string"].decode("latin-1").split("&")
+        rest = "&".join(word for word in words if not word.startswith("token="))
+        where = f"{scope['path']}?{rest}" if rest else scope["path"]
         answer = RedirectResponse(
-            "/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+            where, 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
         )
         answer.set_cookie(
             cookie_name(host),
@@ -203,7 +208,7 @@ class Guard:
     def _principal(self, scope: Scope, authorization: bytes | None) -> Principal:
         if self._verifier is None:
             return LOCAL
-        if authorization is None and scope["path"] == "/" and scope["query_string"]:
+        if authorization is None and scope["path"] in ENTRANCES and scope["query_string"]:
             self._enter(scope)
         if authorization is None:
             if scope["path"] in OPEN_PATHS:

@@ -43,21 +43,11 @@ def run(
     ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
     """
     settings.check()
-    listener = _listen(settings, settings.port)
-    port = listener.getsockname()[1]
-    listeners = [listener]
-    if settings.terminal_port is not None:
-        listeners.append(_listen(settings, settings.terminal_port))
+    listeners, address = _doors(settings, tell)
     hub = Hub(
         backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
     )
     app = build_app(hub, settings, tokens if settings.auth else None)
-    scheme = "https" if settings.tls_cert else "http"
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    if len(listeners) > 1:
-        own = address.replace("http", "ws", 1).removesuffix(f":{port}")
-        tell(f"A terminal in your default cave: wscat -c {own}:{listeners[1].getsockname()[1]}")
     _greet(settings, tokens, address, tell)
     config = uvicorn.Config(
         app,
@@ -89,6 +79,26 @@ def run(
         for one in listeners:
             one.close()
     return 0 if server.started else BackendUnavailable.exit_code
+
+
+def _doors(settings: HubSettings, tell: Callable[[str], None]) -> tuple[list[socket.socket], str]:
+    """What the hub listens on, and its address for a browser."""
+    listeners = [_listen(settings, settings.port)]
+    scheme = "https" if settings.tls_cert else "http"
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    base = f"{scheme}://{f'[{host}]' if ':' in host else host}"
+    if settings.terminal_port is not None:
+        listeners.append(_listen(settings, settings.terminal_port))
+        there = f"{base.replace('http', 'ws', 1)}:{_port(listeners[-1])}"
+        tell(f"A terminal in your default cave: wscat -c {there}")
+    if settings.desktop_port is not None:
+        listeners.append(_listen(settings, settings.desktop_port))
+        tell(f"A cave's desktop: {base}:{_port(listeners[-1])}/vnc.html?cave=NAME")
+    return listeners, f"{base}:{_port(listeners[0])}"
+
+
+def _port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
 
 
 def _listen(settings: HubSettings, port: int) -> socket.socket:

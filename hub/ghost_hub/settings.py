@@ -40,8 +40,9 @@ class Bounds(BaseModel):
 class HubSettings(BaseModel):
     """``allowed_hosts`` are further names by which clients may reach the hub: ``ghost.example.org``.
 
-    ``terminal_port`` is a second port, for ``wscat -c ws://127.0.0.1:7681``. ``preview_domain`` is whose subdomains show what runs in caves, in a scheme and at a port if it names them; empty
-    is none. ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
+    ``terminal_port`` is a second port, for ``wscat -c ws://127.0.0.1:7681``; ``desktop_port`` a third, for
+    ``http://127.0.0.1:6080/vnc.html``. ``preview_domain`` is whose subdomains show what runs in caves, in a scheme and
+    at a port if it names them; empty is none. ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class HubSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     terminal_port: int | None = Field(default=None, ge=0, le=65535)
+    desktop_port: int | None = Field(default=None, ge=0, le=65535)
     backend: str | None = None
     pool: int = Field(default=2, ge=0, le=64, description="Caves that are kept ready.")
     auth: bool = True
