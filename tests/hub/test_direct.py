@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -157,8 +158,10 @@ class Client:
 
 
 @pytest.fixture
-async def short(monkeypatch: pytest.MonkeyPatch, state_dir: Any) -> AsyncIterator[Direct]:
-    monkeypatch.setenv("GHOST_STATE_DIR", str(state_dir))
+async def short(monkeypatch: pytest.MonkeyPatch, state_dir: Path) -> AsyncIterator[Direct]:
+    own = state_dir / "short"  # the default cave stays, as it does for users
+    own.mkdir(mode=0o711, exist_ok=True)
+    monkeypatch.setenv("GHOST_STATE_DIR", str(own))
     monkeypatch.setattr(direct, "PATIENCE_S", 0.1)
     monkeypatch.setattr(direct, "LOOK_S", 0.02)
     async with held(_open()) as way:
@@ -171,6 +174,8 @@ async def _open() -> AsyncIterator[Direct]:
         way = Direct(_nowhere, hub)
         tasks.start_soon(way.attend)
         yield way
+        for cave in await hub.ghost.list():
+            await (await hub.ghost.get(cave.id)).destroy()
         tasks.cancel_scope.cancel()
 
 
