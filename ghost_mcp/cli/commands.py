@@ -69,7 +69,7 @@ JSON = _flag("--json", help="answer with one JSON document on stdout, and nothin
 BACKEND = Argument(
     "--backend",
     metavar="NAME",
-    help="the engine: local, docker, compose (default: $GHOST_BACKEND, else local)",
+    help="the engine: local, docker, compose, kubernetes (default: $GHOST_BACKEND, else local)",
 )
 CAVE = Argument("cave", metavar="CAVE", help="the cave's name or id")
 AUDIT = Argument(
