@@ -64,6 +64,7 @@ READY_S = 20.0
 STOP_S = 5
 PAUSE_S = 0.05
 FREEZES = 3
+NOT_STARTED = (126, 127)  # the engine's, of a program that it could not start
 FOLLOWERS = 64  # logs followed at once: each takes a thread
 
 
@@ -521,8 +522,10 @@ class DockerBackend(Backend):
 
         def look(engine: docker.APIClient) -> tuple[bool, bool]:
             try:
-                ran = bool(engine.exec_inspect(relay)["Pid"])
-                return ran, bool(engine.inspect_container(container)["State"]["Running"])
+                seen = engine.exec_inspect(relay)
+                # One that answers at once may have no number yet; one that did not start has the code for that.
+                ran = seen["Running"] or seen["Pid"] or seen["ExitCode"] not in NOT_STARTED
+                return bool(ran), bool(engine.inspect_container(container)["State"]["Running"])
             except NotFound:
                 return False, False
 
