@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 
 from ghost_mcp.egress.hosts import Address, normal_host
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from anyio.abc import SocketStream
 
     from ghost_mcp.egress.policy import Policy, Target, Verdict
+
+Won = tuple["SocketStream", Address]
 
 __all__ = ["Dialler", "Reached", "Refused", "Unreachable", "is_own", "look_up"]
 
@@ -94,7 +98,7 @@ class Dialler:
         good = [address for address in addresses if verdicts[address].allowed]
         if not good:
             raise Refused(str(target), verdicts[addresses[0]], str(addresses[0]))
-        stream, address = await _race(_interleaved(good), target.port)
+        stream, address = await _connected(_interleaved(good), target.port)
         return Reached(stream=stream, address=address, rule=verdicts[address].rule)
 
     async def _named(self, target: Target) -> list[Address]:
@@ -133,14 +137,34 @@ def _interleaved(addresses: Sequence[Address]) -> list[Address]:
     return [a for pair in zip_longest(ours, others) for a in pair if a is not None]
 
 
-async def _race(addresses: Sequence[Address], port: int) -> tuple[SocketStream, Address]:
-    """The first connection that comes about; each address gets a head start before the next."""
-    won: list[tuple[SocketStream, Address]] = []
+async def _connected(addresses: Sequence[Address], port: int) -> Won:
+    """A connection to one of them. Raises Unreachable, within CONNECT_S."""
     failures: list[str] = []
+    with anyio.move_on_after(CONNECT_S):
+        # Most names lead to one address: with nobody to race there are no tasks, which cost more than connecting.
+        way = _alone if len(addresses) == 1 else _race
+        if won := await way(addresses, port, failures):
+            return won
+    if failures:
+        raise Unreachable(f"no connection to port {port}: {'; '.join(failures)[:300]}")
+    raise Unreachable(f"no connection to port {port} of {addresses[0]} in time", late=True)
+
+
+async def _alone(addresses: Sequence[Address], port: int, failures: list[str]) -> Won | None:
+    try:
+        return await connect(str(addresses[0]), port), addresses[0]
+    except OSError as exc:
+        failures.append(f"{addresses[0]}: {_reason(exc)}")
+        return None
+
+
+async def _race(addresses: Sequence[Address], port: int, failures: list[str]) -> Won | None:
+    """The first connection that comes about; each address gets a head start before the next."""
+    won: list[Won] = []
 
     async def attempt(address: Address, over: anyio.Event) -> None:
         try:
-            stream = await anyio.connect_tcp(str(address), port)
+            stream = await connect(str(address), port)
         except OSError as exc:
             failures.append(f"{address}: {_reason(exc)}")
         else:
@@ -152,17 +176,30 @@ async def _race(addresses: Sequence[Address], port: int) -> tuple[SocketStream, 
         finally:
             over.set()
 
-    with anyio.move_on_after(CONNECT_S):
-        async with anyio.create_task_group() as tasks:
-            for address in addresses:
-                over = anyio.Event()
-                tasks.start_soon(attempt, address, over)
-                await _bounded(over.wait, STAGGER_S)
-    if won:
-        return won[0]
-    if failures:
-        raise Unreachable(f"no connection to port {port}: {'; '.join(failures)[:300]}")
-    raise Unreachable(f"no connection to port {port} of {addresses[0]} in time", late=True)
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            over = anyio.Event()
+            tasks.start_soon(attempt, address, over)
+            await _bounded(over.wait, STAGGER_S)
+    return won[0] if won else None
+
+
+async def connect(host: str, port: int) -> SocketStream:
+    """A connection to an address. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect((host, port))
+        except BlockingIOError:
+            await anyio.wait_writable(sock)
+            if failed := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(failed, os.strerror(failed)) from None
+        return await anyio.abc.SocketStream.from_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def _bounded(wait: Callable[[], Awaitable[object]], seconds: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -46,14 +49,31 @@ class Meter:
 
 
 class Counted(ByteStream):
-    """The far end of one connection. ``moved_at`` is its last movement; ``cut`` why it was ended from here."""
+    """The far end of one connection. ``cut`` says why it was ended from here."""
 
     def __init__(self, stream: ByteStream, meter: Meter) -> None:
         self._stream = stream
         self._meter = meter
         self._sent = self._received = 0
-        self._began = self.moved_at = time.monotonic()
+        self._began = self._moved_at = time.monotonic()
         self.cut = ""
+        self._idle = anyio.CancelScope()
+        self._idle_s = self._late_s = math.inf
+
+    @contextmanager
+    def idle_for(self, seconds: float) -> Iterator[None]:
+        """End the block when nothing has moved for so long, and up to a tenth longer."""
+        self._idle_s, self._late_s = seconds, seconds / 10
+        with self._idle:
+            self._put_off(time.monotonic())
+            yield
+        if self._idle.cancelled_caught:
+            self.cut = f"nothing passed for {seconds:g} s"
+
+    def _put_off(self, now: float) -> None:
+        """Not at each movement: to set a deadline costs as much as to pass a piece on."""
+        self._moved_at = now
+        self._idle.deadline = anyio.current_time() + self._idle_s + self._late_s
 
     async def receive(self, max_bytes: int = PIECE) -> bytes:
         data = await self._stream.receive(max_bytes)
@@ -67,7 +87,9 @@ class Counted(ByteStream):
         await self._stream.send(item)
 
     async def _count(self, count: int) -> None:
-        self.moved_at = time.monotonic()
+        now = time.monotonic()
+        if now - self._moved_at > self._late_s:
+            self._put_off(now)
         try:
             wait_s = self._meter.spend(count)
         except Exhausted as exc:

@@ -347,14 +347,12 @@ async def test_a_name_that_changes_its_address_is_checked_each_time(
         listening(answers(HELLO, seen)) as port,
         proxy(folder, f"evil.example:{port}") as (proxied, _),
     ):
-        connect_really = anyio.connect_tcp
+        monkeypatch.setattr(dial, "connect", connect)
         for turn in range(4):
             with anyio.fail_after(PATIENCE_S):
-                async with await connect_really("127.0.0.1", proxied) as stream:
-                    monkeypatch.setattr(anyio, "connect_tcp", connect)
+                async with await anyio.connect_tcp("127.0.0.1", proxied) as stream:
                     await stream.send(get(f"http://evil.example:{port}/"))
                     said = await all_of(stream)
-                    monkeypatch.setattr(anyio, "connect_tcp", connect_really)
             assert said.startswith(b"HTTP/1.1 403" if turn % 2 else b"HTTP/1.1 502")
         assert asked == ["evil.example"] * 4
         assert tried == ["93.184.215.14"] * 2  # the address that was checked, not the name again
