@@ -7,6 +7,7 @@ import asyncio
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TypeVar
 import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost
+from tests.security.canary import left_in
 from tests.serving import Served, serving
 
 T = TypeVar("T")
@@ -47,13 +49,27 @@ async def held(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
         await task
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the very end: no canary is in any file that the tests have left, in their folders or beside them."""
+    began = time.time() - 1
+    yield
+    beside = [*Path("/var/tmp").glob("ghost-*"), *Path(tempfile.gettempdir()).glob("ghost*")]
+    mine = [path for path in beside if path.lstat().st_mtime >= began and path.is_dir()]
+    left = left_in(tmp_path_factory.getbasetemp(), *mine, without=("workspace", "run"))
+    assert left == [], "a secret's value was written down"
+
+
 @pytest.fixture(scope="session")
 def state_dir() -> Iterator[Path]:
     """The local backend's folder for these tests. A cave's own user must be able to pass through it."""
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="ghost-test-"))
     os.chmod(folder, 0o711)
     yield folder
+    # What a cave's programs wrote into its own tree is theirs.
+    left = left_in(folder, without=("workspace", "run"))
     shutil.rmtree(folder)
+    assert left == [], "a secret's value was written down"
 
 
 @pytest.fixture(scope="session")

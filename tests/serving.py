@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 
 from ghost_hub.tokens import Tokens
+from tests.security.canary import left_in
 
 __all__ = ["Served", "serving"]
 
@@ -75,7 +76,9 @@ def serving(*options: str, config: str = "", **env: str) -> Iterator[Served]:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
+            left = left_in(state, without=("workspace", "run"))
             shutil.rmtree(state, ignore_errors=True)
+            assert left == [], "a secret's value was written down"
 
 
 def _greeted(process: subprocess.Popen[str], state: Path) -> Served:

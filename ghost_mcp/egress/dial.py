@@ -140,22 +140,22 @@ def _interleaved(addresses: Sequence[Address]) -> list[Address]:
 async def _connected(addresses: Sequence[Address], port: int) -> Won:
     """A connection to one of them. Raises Unreachable, within CONNECT_S."""
     failures: list[str] = []
-    with anyio.move_on_after(CONNECT_S):
-        # Most names lead to one address: with nobody to race there are no tasks, which cost more than connecting.
-        way = _alone if len(addresses) == 1 else _race
-        if won := await way(addresses, port, failures):
-            return won
+    # Most names lead to one address: with nobody to race there are no tasks, which cost more than connecting.
+    way = _alone if len(addresses) == 1 else _race
+    if won := await way(addresses, port, failures):
+        return won
     if failures:
         raise Unreachable(f"no connection to port {port}: {'; '.join(failures)[:300]}")
     raise Unreachable(f"no connection to port {port} of {addresses[0]} in time", late=True)
 
 
 async def _alone(addresses: Sequence[Address], port: int, failures: list[str]) -> Won | None:
-    try:
-        return await connect(str(addresses[0]), port), addresses[0]
-    except OSError as exc:
-        failures.append(f"{addresses[0]}: {_reason(exc)}")
-        return None
+    with anyio.move_on_after(CONNECT_S):
+        try:
+            return await connect(str(addresses[0]), port), addresses[0]
+        except OSError as exc:
+            failures.append(f"{addresses[0]}: {_reason(exc)}")
+    return None
 
 
 async def _race(addresses: Sequence[Address], port: int, failures: list[str]) -> Won | None:
@@ -176,11 +176,12 @@ async def _race(addresses: Sequence[Address], port: int, failures: list[str]) ->
         finally:
             over.set()
 
-    async with anyio.create_task_group() as tasks:
-        for address in addresses:
-            over = anyio.Event()
-            tasks.start_soon(attempt, address, over)
-            await _bounded(over.wait, STAGGER_S)
+    with anyio.move_on_after(CONNECT_S):
+        async with anyio.create_task_group() as tasks:
+            for address in addresses:
+                over = anyio.Event()
+                tasks.start_soon(attempt, address, over)
+                await _bounded(over.wait, STAGGER_S)
     return won[0] if won else None
 
 
