@@ -20,6 +20,7 @@ from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.backends.local import launch as launching
 from ghost_mcp.backends.local.backend import LocalBackend
+from ghost_mcp.backends.local.launch import PRELOAD
 
 PROBE = (Path(__file__).parent / "probe.py").read_text()
 DEVICES = {
@@ -342,6 +343,9 @@ async def test_a_root_tree_as_image_is_all_the_system_a_cave_sees(
         await cave.write("note", b"kept")
         assert (await cave.read("note")).data == b"kept"
         assert (await cave.read("/etc/motto")).data == b"mine"
+        assert (
+            b"networkInterfaces" in (await cave.read(PRELOAD)).data
+        )  # a program of Node's needs it
         records, _ = await cave.records("list", {"path": "/", "hidden": True})
         assert "usr" not in {record["path"] for record in records}
         with pytest.raises(GhostError) as caught:

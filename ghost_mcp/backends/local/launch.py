@@ -46,6 +46,14 @@ ENVIRONMENT = {
     "NPM_CONFIG_PREFIX": "/home/cave/.local",
 }
 
+# A root tree keeps its own /etc, so that what is ours lies elsewhere; ghost-full has programs of its own in /opt/venv.
+PRELOAD = "/run/node.cjs"
+TREE_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "NODE_OPTIONS": f"--require={PRELOAD}",
+    "PATH": f"{ENVIRONMENT['PATH']}:/opt/venv/bin",
+}
+
 # Joins the cgroups, then becomes the next program: nothing of the cave ever runs outside its limits.
 JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 41; shift; done; shift; exec "$@"'
 # The same in a mount namespace of its own, which goes with the cave: root mounts there what the cave's user
@@ -138,7 +146,7 @@ def _argv(request: Launch, *, has_lifeline: bool) -> list[str]:
         *_isolation(),
         *_root(request),
         *_own(request, files, mounts),
-        *_environment(),
+        *_environment(request.spec.image),
     ]
     argv += ["--seccomp", str(SECCOMP_FD), "--info-fd", str(INFO_FD), "--chdir", "/workspace", "--"]
     argv += [*runtime.argv("/.ghost"), "--listen-fd", str(LISTEN_FD), "--lonely", str(CREATION_S)]
@@ -157,7 +165,11 @@ def _isolation() -> list[str]:
 
 def _root(request: Launch) -> list[str]:
     """The read-only root: the host's /usr with an /etc of our own, or the tree given as image."""
-    argv = _image_root(request.spec.image) if request.spec.image else _host_root(request.cache)
+    argv = (
+        _image_root(request.spec.image, request.cache)
+        if request.spec.image
+        else _host_root(request.cache)
+    )
     argv += ["--ro-bind", str(runtime.build_runtime(request.cache)), "/.ghost"]
     argv += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     return argv
@@ -184,7 +196,7 @@ def _python() -> list[str]:
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "home", "root", "workspace", ".ghost"})
 
 
-def _image_root(image: str) -> list[str]:
+def _image_root(image: str, cache_dir: Path) -> list[str]:
     """Each entry of the tree by itself, so that the cave's own folders need not exist in it."""
     if not os.path.isabs(image) or not os.path.isdir(image) or os.path.realpath(image) == "/":
         raise InvalidArgument(
@@ -199,7 +211,7 @@ def _image_root(image: str) -> list[str]:
             argv += ["--symlink", os.readlink(entry.path), f"/{entry.name}"]
         else:
             argv += ["--ro-bind", entry.path, f"/{entry.name}"]
-    return argv
+    return [*argv, "--ro-bind", str(build_etc(cache_dir) / "ghost/node.cjs"), PRELOAD]
 
 
 def _private_mounts(request: Launch, mounts: dict[str, str]) -> list[str]:
@@ -243,5 +255,6 @@ def _own(request: Launch, files: Path, mounts: dict[str, str]) -> list[str]:
     ]
 
 
-def _environment() -> list[str]:
-    return [word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)]
+def _environment(image: str | None) -> list[str]:
+    found = TREE_ENVIRONMENT if image else ENVIRONMENT
+    return [word for name, value in found.items() for word in ("--setenv", name, value)]
