@@ -30,7 +30,7 @@ from ghost_mcp.egress.hosts import (
     read_port,
     unwrapped,
 )
-from ghost_mcp.egress.presets import PRESETS
+from ghost_mcp.egress.presets import PRESETS, preset
 from ghost_mcp.errors import InvalidArgument
 
 __all__ = ["DEFAULT_PORTS", "MAX_RULES", "Policy", "Rule", "Target", "Verdict", "read_rules"]
@@ -111,10 +111,10 @@ def _read(text: str) -> list[Rule]:
     if not isinstance(text, str) or not 0 < len(text) <= 300 or text != text.strip():
         raise InvalidArgument(f"not a network rule: {text!r:.100}", hint=_HINT)
     if text.startswith("@"):
-        preset = PRESETS.get(text[1:])
-        if preset is None:
+        hosts = preset(text[1:])
+        if hosts is None:
             raise InvalidArgument(f"no such preset: {ascii(text)[1:60]}", hint=_HINT)
-        return [_rule(f"{text} ({name})", name) for name in preset]
+        return [_rule(f"{text} ({name})", name) for name in hosts]
     return [_rule(text, text)]
 
 

@@ -14,6 +14,7 @@ from .program import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from .program import Stream, Warden
@@ -43,11 +44,12 @@ class Door:
         self.port: int = sock.getsockname()[1]
         warden.accept(sock, self._accepted)
 
-    def variables(self) -> dict[str, str]:
-        """What tells programs of it. curl and apt read the small names, Node asks to be told to look."""
+    def variables(self, direct: Sequence[str] = ()) -> dict[str, str]:
+        """What tells programs of it, and which names need none. curl and apt read the small names, Node asks to
+        be told to look."""
         url = f"http://127.0.0.1:{self.port}"
         named = {f"{kind}_proxy": url for kind in ("http", "https", "all")}
-        named["no_proxy"] = HOSTS
+        named["no_proxy"] = ",".join([HOSTS, *direct])
         named.update({name.upper(): value for name, value in named.items()})
         return {**named, "NODE_USE_ENV_PROXY": "1"}
 

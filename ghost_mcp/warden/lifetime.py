@@ -22,17 +22,17 @@ _RLIMITS = {
 
 
 def configure(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{env, secrets, deadline_s, idle_s, lonely_s, hold, release, rlimits, egress}``: sets what is given.
+    """``{env, secrets, deadline_s, idle_s, lonely_s, hold, release, rlimits, egress, direct}``: sets what is given.
 
     ``secrets`` maps a name to the size of its value, the values stand in the body in that order; they stay in
     this process and in the environment of the programs it starts. With ``egress`` the cave gets its way out,
-    see ``egress``. Answers what a hub that comes now is greeted with.
+    see ``egress``; names that are ``direct`` lead to neighbours, without it. Answers what a hub that comes now is greeted with.
     """
     warden = stream.peer.warden
     if head.get("egress"):
         from . import egress
 
-        warden.env.update(egress.opened(warden).variables())
+        warden.env.update(egress.opened(warden).variables(head.get("direct", ())))
     warden.env.update(head.get("env", {}))
     for name, size in head.get("secrets", {}).items():
         warden.secrets[name], body = body[:size], body[size:]

@@ -24,7 +24,7 @@ from ghost_mcp.backends.compose.tool import Tool
 from ghost_mcp.cave import Cave
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument, NotFound, Unsupported
 from ghost_mcp.ghost import Ghost
-from ghost_mcp.spec import CaveInfo, CaveSpec, Project
+from ghost_mcp.spec import CaveInfo, CaveSpec, NetworkPolicy, Project
 from ghost_mcp.testing.basis import until
 from ghost_mcp.warden import runtime
 from tests.contract import test_docker as of_docker
@@ -232,13 +232,16 @@ class TestCompose(of_docker.TestDocker):
     async def test_a_side_service_is_reached_by_name_and_there_is_no_way_out(self) -> None:
         await self._bring_runtime()
         with _listening() as (port, addresses, datagrams):
-            async with self.cave(project=self.with_database()) as cave:
+            network = NetworkPolicy(mode="allow", allow=("a.example",))
+            async with self.cave(project=self.with_database(), network=network) as cave:
 
                 async def listens() -> bool:
                     return b"listening" in b"".join([p async for p in cave.logs(service="db")])
 
                 await until(listens)
                 assert await self.script(cave, _CLIENT, "db", "5432") == "hello from db"
+                told = (await cave.exec("echo $no_proxy")).stdout.strip().split(",")
+                assert told[-2:] == ["cave", "db"]  # what speaks HTTP reaches it too
                 async with cave.dial(5432, service="db") as stream:
                     assert await stream.receive() == b"hello from db"
                 with pytest.raises(NotFound) as caught:
@@ -491,6 +494,21 @@ def test_side_services_keep_what_was_written() -> None:
     assert made["services"]["db"] == {**written, "labels": labels}
     assert made["services"]["cave"]["image"] == "i$$mage"
     assert made["networks"]["default"]["internal"] is True
+
+
+def test_neighbours_need_no_proxy() -> None:
+    """Those of the networks that the cave has joined, by all their names; no other, and nothing that is no name."""
+    nets = {"inner": {"aliases": ["store", "b,*"]}, "outer": {"aliases": ["far"]}}
+    services: dict[str, Any] = {
+        "cave": {"networks": ["inner"]},
+        "db": {"image": "x", "networks": nets, "container_name": "db-1"},
+        "other": {"image": "x", "networks": ["outer"]},
+        "none": {"image": "x", "network_mode": "none"},
+        "plain": {"image": "x"},
+    }
+    file = {"services": services, "networks": {"inner": {}, "outer": {}}}
+    assert compose.beside(Project(file=file)) == ["cave", "db", "db-1", "store"]
+    assert compose.beside(Project(file={"services": {"db": {"image": "x"}}})) == ["cave", "db"]
 
 
 def test_the_example_is_a_compose_file() -> None:

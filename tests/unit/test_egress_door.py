@@ -63,13 +63,13 @@ def test_a_cave_without_a_network_has_no_way_out(warden: Client) -> None:
 
 
 def test_programs_are_told_of_it_and_what_the_maker_sets_wins(warden: Client) -> None:
-    warden.call("configure", egress=True, env={"https_proxy": "mine"})
+    warden.call("configure", egress=True, direct=["db", "cache"], env={"https_proxy": "mine"})
     code, found, _ = warden.run("env | grep -i proxy | sort")
     assert code == 0
     lines = dict(line.split("=", 1) for line in found.decode().splitlines())
     assert lines.pop("https_proxy") == "mine"
     assert lines.pop("NODE_USE_ENV_PROXY") == "1"
-    assert lines["NO_PROXY"] == lines["no_proxy"] == "localhost,127.0.0.1,::1"
+    assert lines["NO_PROXY"] == lines["no_proxy"] == "localhost,127.0.0.1,::1,db,cache"
     names = ("http_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     assert len({lines[name] for name in names}) == 1
 

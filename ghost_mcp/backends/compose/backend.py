@@ -128,6 +128,10 @@ class ComposeBackend(DockerBackend):
             }
         return config, walls
 
+    def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
+        names = compose.beside(spec.project or ALONE)
+        return {**super().settings(spec, secrets), "direct": names}
+
     def _joined(self, spec: CaveSpec) -> list[str]:
         """The networks that the cave is in, as the engine names them."""
         name = compose.project_name(spec.id)

@@ -9,6 +9,7 @@ nowhere else unless the cave's network is open.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -55,6 +56,7 @@ MOOT = frozenset(
         *("cap_drop", "read_only", "cpus", "mem_limit", "memswap_limit", "pids_limit"),
     }
 )
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}\Z")
 _SHARED = ("network_mode", "pid", "ipc")
 
 
@@ -193,6 +195,23 @@ def awaited(project: Project) -> dict[str, str]:
 def networks(project: Project) -> list[str]:
     """The networks of the project that the cave joins, by their names in the file."""
     return list(_cave(project).get("networks") or [DEFAULT])
+
+
+def beside(project: Project) -> list[str]:
+    """The names that lead from the cave to itself and to the services in its networks, not to the outside."""
+    joined = set(networks(project))
+    names = [project.service]
+    for name, service in project.sides.items():
+        given = service.get("networks") or [DEFAULT]
+        shared = joined & set(given)
+        if shared and "network_mode" not in service:
+            names += [name, service.get("container_name", "")]
+            names += [alias for key in shared for alias in _aliases(given, key)]
+    return [name for name in dict.fromkeys(names) if _HOST.match(name)]
+
+
+def _aliases(given: Any, key: str) -> list[str]:
+    return (given[key] or {}).get("aliases", []) if isinstance(given, Mapping) else []
 
 
 def project_name(cave_id: str) -> str:
