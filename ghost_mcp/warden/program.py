@@ -17,6 +17,7 @@ import sys
 from time import monotonic, time
 
 from . import wire
+from .carrier import Carrier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,18 +140,17 @@ class Stream:
 
 
 class Peer:
-    """One link connection: a socket, its wire state and its streams."""
+    """One link connection: what carries it, its wire state and its streams."""
 
     def __init__(self, warden: Warden, sock: _socket.socket) -> None:
         self.warden = warden
-        self.sock = sock
-        self.fd = sock.fileno()
+        self.carrier = Carrier(sock)
         self.wire = wire.Connection(hub=False)
         self.streams: dict[int, Stream] = {}
         self.used = False
         self._out = bytearray()
         self._closed = False
-        warden.watch(self.fd, READ, self._ready)
+        warden.watch(self.carrier.reads, READ, self._ready)
         self.send(self.wire.send_hello(warden.greeting()))
 
     @property
@@ -162,7 +162,7 @@ class Peer:
             return
         if not self._out:
             try:
-                sent = self.sock.send(data)
+                sent = self.carrier.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -171,8 +171,23 @@ class Peer:
             if sent == len(data):
                 return
             data = data[sent:]
-            self.warden.watch(self.fd, READ | WRITE, self._ready)
+            self._await_room(True)
         self._out += data
+
+    def _await_room(self, wanted: bool) -> None:
+        if not self.carrier.relayed:
+            self.warden.watch(self.carrier.reads, READ | WRITE if wanted else READ, self._ready)
+        elif wanted:
+            self.warden.watch(self.carrier.writes, WRITE, lambda events: self._flush())
+        else:
+            self.warden.unwatch(self.carrier.writes)
+
+    def _handed_over(self) -> None:
+        """From now on the relay's own input and output carry the link; its socket only tells that it has ended."""
+        self.warden.watch(self.carrier.reads, READ, self._ready)
+        self.warden.watch(self.carrier.sock.fileno(), READ, lambda events: self.close())
+        if self._out:
+            self._await_room(True)
 
     def drop(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
@@ -188,9 +203,12 @@ class Peer:
         if events & select.EPOLLOUT:
             self._flush()
         if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            direct = not self.carrier.relayed
             try:
-                data = self.sock.recv(1 << 18)
+                data = self.carrier.receive(1 << 18)
             except BlockingIOError:
+                if direct and self.carrier.relayed:
+                    self._handed_over()
                 return
             except OSError:
                 data = b""
@@ -202,7 +220,7 @@ class Peer:
     def _flush(self) -> None:
         was = self.congested
         try:
-            sent = self.sock.send(memoryview(self._out)[: 1 << 18])
+            sent = self.carrier.send(memoryview(self._out)[: 1 << 18])
         except BlockingIOError:
             return
         except OSError:
@@ -210,7 +228,7 @@ class Peer:
             return
         del self._out[:sent]
         if not self._out:
-            self.warden.watch(self.fd, READ, self._ready)
+            self._await_room(False)
         if was and not self.congested:
             for stream in list(self.streams.values()):
                 if stream.on_credit is not None:
@@ -290,8 +308,9 @@ class Peer:
         if self._closed:
             return
         self._closed = True
-        self.warden.unwatch(self.fd)
-        self.sock.close()
+        for fd in {self.carrier.reads, self.carrier.writes, self.carrier.sock.fileno()}:
+            self.warden.unwatch(fd)
+        self.carrier.close()
         self.warden.left(self)
         for stream in list(self.streams.values()):
             self.drop(stream)

@@ -380,5 +380,10 @@ class Connection:
         return _frame(kind, stream, channel, payload)
 
 
+def payload_size(header: bytes) -> int:
+    """How many bytes follow a frame's first HEADER_SIZE ones."""
+    return int(_HEADER.unpack(header)[0])
+
+
 def _frame(kind: int, stream: int, channel: int, payload: bytes) -> bytes:
     return _HEADER.pack(len(payload), stream, kind, channel) + payload
