@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterable
 from importlib.metadata import distribution
@@ -14,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.test_board import MODULES, NODE, ROOT, needs_npm
+from tests.e2e.driving import MODULES, drive, needs_browser, needs_npm
 from tests.serving import serving
 
 APPS = Path(__file__).parent / "apps"
@@ -66,7 +63,7 @@ def _parts() -> Iterable[tuple[str, Path]]:
 @pytest.mark.npm
 @pytest.mark.slow
 @needs_npm
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="not run: there is no chromium")
+@needs_browser
 @pytest.mark.skipif(not Path("/usr/bin/node").exists(), reason="not run: a cave sees no node")
 def test_vite_and_flask_are_seen_and_reloaded() -> None:
     with serving("--backend", "local") as hub:
@@ -83,19 +80,5 @@ def test_vite_and_flask_are_seen_and_reloaded() -> None:
             ):
                 body = {"cave": "apps", "command": command, "background": background}
                 http.post("/v1/shell/exec", json=body).raise_for_status()
-        done = subprocess.run(
-            [
-                NODE,
-                APPS.parent / "previews.mjs",
-                MODULES,
-                hub.url,
-                hub.token,
-                ROOT / ".cache/pictures",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["hot_ms"] < 10_000
+        done = drive("previews.mjs", hub.url, hub.token)
+    assert done["hot_ms"] < 10_000
