@@ -78,6 +78,7 @@ def test_hub_and_backend_read_their_settings() -> None:
     assert (hub.host, hub.backend, hub.pool) == ("0.0.0.0", "kubernetes", 5)
     assert hub.tokens_file is not None
     assert "ghost.example.org" in hub.hosts
+    assert hub.preview_domain == "https://ghost.example.org"
     caves = Settings.from_dict(yaml.safe_load(data["caves.yaml"]))
     assert (caves.namespace, caves.runtime_class) == ("ghost", "gvisor")
 

@@ -449,6 +449,7 @@ async def test_without_tokens_a_foreign_page_still_gets_nothing() -> None:
             answer = await visit(http, url)
             assert answer.status_code == 303
             assert "Secure" in answer.headers["set-cookie"]
+            assert answer.headers["location"].startswith("https://1234--default.")
             foreign = {"Host": urlsplit(url).netloc, "Sec-Fetch-Site": "cross-site"}
             assert (await http.get("/", headers=foreign)).status_code == 401
             assert LOCAL.may("use")

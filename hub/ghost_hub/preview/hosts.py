@@ -16,6 +16,18 @@ from starlette.responses import RedirectResponse
 
 from ghost_hub.answered import Answered, Refused
 from ghost_hub.pages import told
+from ghost_hub.preview.asking import (
+    TICKET,
+    asked_at_home,
+    cookie_name,
+    cookies,
+    header,
+    host_name,
+    may_use_cookie,
+    ticket_of,
+    wants_page,
+    web,
+)
 from ghost_hub.preview.forward import forward
 from ghost_hub.preview.headers import KEEP_AUTHORIZATION, Upstream
 from ghost_hub.preview.naming import DOMAIN, label, port_of_target, split
@@ -40,12 +52,10 @@ if TYPE_CHECKING:
     from ghost_hub.hub import Hub
     from ghost_mcp.places import Place
 
-__all__ = ["PREVIEW", "TICKET", "Door", "Link", "PreviewHosts"]
+__all__ = ["PREVIEW", "Door", "Link", "PreviewHosts"]
 
 #: Where the guard finds, in an ASGI scope, that a request is a preview's, and which.
 PREVIEW = "ghost.preview"
-#: The ticket's name in a link.
-TICKET = b"ghost-ticket"
 MOST_COOKIES = 8
 _TOKEN = b"bearer ghost_"
 
@@ -95,8 +105,8 @@ class PreviewHosts:
             raise Unsupported("this hub has no hosts for previews", hint="Set preview_domain.")
         host = f"{label(place.cave.info, str(target))}.{self._domain}"
         ticket, expires_at = self._passes.ticket(principal, place.cave.id, str(target))
-        scheme = self._scheme or _web(scope)
-        port = self._port or ("" if self._scheme else _header(scope, b"host").rpartition(":")[2])
+        scheme = self._scheme or web(scope)
+        port = self._port or ("" if self._scheme else header(scope, b"host").rpartition(":")[2])
         base = f"{scheme}://{host}:{port}" if port.isdigit() else f"{scheme}://{host}"
         path, _, query = path.partition("?")
         words = f"{query}&" if query else ""
@@ -106,7 +116,7 @@ class PreviewHosts:
 
     def addressed(self, scope: Scope, hosts: Collection[str]) -> bool:
         """Whether a request is for a name below the domain, and not for one of the hub's own."""
-        name = _name(scope)
+        name = host_name(scope)
         return (
             bool(self._domain)
             and name not in hosts
@@ -119,21 +129,24 @@ class PreviewHosts:
         Whoever shows nothing is told nothing of which caves there are.
         """
         scope[PREVIEW] = None
-        named = split(_name(scope).removesuffix(f".{self._domain}"))
+        if self._scheme:  # as people reach it, not as whoever stands before this hub does
+            plain = "ws" if scope["type"] == "websocket" else "http"
+            scope["scheme"] = f"{plain}s" if self._scheme == "https" else plain
+        named = split(host_name(scope).removesuffix(f".{self._domain}"))
         if named is None or [name for name, _ in scope["headers"]].count(b"host") != 1:
             raise Refused(NotFound("there is no preview at this address"))
         self._check_origin(scope)
         target, cave = named
-        ticket, clean = _ticket(scope)
+        ticket, clean = ticket_of(scope)
         if ticket:
             self._redeem(scope, target, ticket, clean)
-        authorization = _header(scope, b"authorization")
+        authorization = header(scope, b"authorization")
         owner = self._bearer(authorization)
         if owner is not None:
             scope[PREVIEW] = _Asked(target=target, cave=cave, shown=None)
             return partial(self._still, authorization)
         shown = self._shown(scope, target)
-        if shown is None and (self._verifier is not None or not _asked_at_home(scope)):
+        if shown is None and (self._verifier is not None or not asked_at_home(scope)):
             raise self._nobody(scope)
         scope[PREVIEW] = _Asked(target=target, cave=cave, shown=shown[1] if shown else None)
         scope[KEEP_AUTHORIZATION] = not authorization.lower().startswith(_TOKEN.decode())
@@ -141,14 +154,11 @@ class PreviewHosts:
 
     def _check_origin(self, scope: Scope) -> None:
         """A page of this very host, and no other: other ports and caves are other sites."""
-        origin = _header(scope, b"origin").lower()
-        if (
-            not origin
-            or origin == f"{self._scheme or _web(scope)}://{_header(scope, b'host').lower()}"
-        ):
+        origin = header(scope, b"origin").lower()
+        if not origin or origin == f"{web(scope)}://{header(scope, b'host').lower()}":
             return
         # Pages that tell no referrer have this origin even at home, as the browser itself then says.
-        if origin == "null" and _header(scope, b"sec-fetch-site") == "same-origin":
+        if origin == "null" and header(scope, b"sec-fetch-site") == "same-origin":
             return
         raise Refused(
             PermissionRefused("pages of another origin may not call a preview", code="wrong_origin")
@@ -162,20 +172,20 @@ class PreviewHosts:
             raise Refused(error) from error
         if found is None and self._shown(scope, target) is None:
             raise self._nobody(scope)
-        host = _header(scope, b"host")
+        host = header(scope, b"host")
         answer = RedirectResponse(
-            f"{self._scheme or _web(scope)}://{host}{clean}",
+            f"{web(scope)}://{host}{clean}",
             303,
             {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"},
         )
         if found is not None:
             answer.set_cookie(
-                _cookie_name(host),
+                cookie_name(host),
                 self._passes.cookie(found)[0],
                 max_age=int(COOKIE_S),
                 httponly=True,
                 samesite="lax",
-                secure=(self._scheme or _web(scope)) == "https",
+                secure=web(scope) == "https",
             )
         raise Answered(answer)
 
@@ -209,11 +219,11 @@ class PreviewHosts:
 
     def _shown(self, scope: Scope, target: str) -> tuple[str, Pass] | None:
         """The pass of a browser that was let in before. Others' pages cannot use it, but to lead here."""
-        if not _may_use_cookie(scope):
+        if not may_use_cookie(scope):
             return None
-        name = _cookie_name(_header(scope, b"host"))
+        name = cookie_name(header(scope, b"host"))
         # Another host of the domain can set a cookie of this name beside ours.
-        for value in _cookies(scope, name)[:MOST_COOKIES]:
+        for value in cookies(scope, name)[:MOST_COOKIES]:
             found = self._known(value, target)
             if found is not None:
                 return value, found
@@ -224,7 +234,7 @@ class PreviewHosts:
             "this preview is opened by a link, which is good for one use",
             hint="Get one with `ghost preview CAVE PORT`, or from the dashboard.",
         )
-        if _wants_page(scope):
+        if wants_page(scope):
             return Answered(told("This preview wants a link", [error.message, error.hint], 401))
         return Refused(error)
 
@@ -273,75 +283,10 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: GhostError)
     if scope["type"] == "websocket":
         await receive()
         await refuse_socket(scope, receive, send, error)
-    elif _wants_page(scope):
+    elif wants_page(scope):
         status = details(error)["status"]
         await told("There is nothing to show", [error.message, error.hint], status)(
             scope, receive, send
         )
     else:
         raise error
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((v.decode("latin-1") for k, v in scope["headers"] if k == name), "")
-
-
-def _name(scope: Scope) -> str:
-    """The host a request is for, without its port, in lower case."""
-    name, colon, port = _header(scope, b"host").lower().partition(":")
-    return name if not colon or (port.isascii() and port.isdigit()) else ""
-
-
-def _web(scope: Scope) -> str:
-    return "https" if scope["scheme"] in ("https", "wss") else "http"
-
-
-def _cookie_name(host: str) -> str:
-    """Cookies are shared by all ports of a host: each hub has a name of its own."""
-    return f"ghost-preview-{host.partition(':')[2] or '0'}"
-
-
-def _cookies(scope: Scope, name: str) -> list[str]:
-    pairs = [
-        pair.strip().partition("=")
-        for key, value in scope["headers"]
-        if key == b"cookie"
-        for pair in value.decode("latin-1").split(";")
-    ]
-    return [value for key, _, value in pairs if key == name]
-
-
-def _asked_at_home(scope: Scope) -> bool:
-    """Whether no foreign page makes the browser ask, but by leading a person here.
-
-    The hosts of all caves are one site to a browser, so that SameSite tells none of them apart.
-    """
-    if _header(scope, b"sec-fetch-site") in ("", "same-origin", "none"):
-        return True
-    led = _header(scope, b"sec-fetch-mode") == "navigate"
-    led = led and _header(scope, b"sec-fetch-dest") == "document"
-    return led and scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-
-
-def _may_use_cookie(scope: Scope) -> bool:
-    """The same, and what can change something says from which page it comes, as every browser does."""
-    reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-    return _asked_at_home(scope) and (reads or bool(_header(scope, b"origin")))
-
-
-def _wants_page(scope: Scope) -> bool:
-    return scope["type"] == "http" and "text/html" in _header(scope, b"accept")
-
-
-def _ticket(scope: Scope) -> tuple[str, str]:
-    """The ticket in an address, and the address without it. Only what a browser opens may use one up."""
-    if scope["type"] != "http" or scope["method"] != "GET":
-        return "", ""
-    words = scope["query_string"].split(b"&")
-    mine = [word for word in words if word.startswith(TICKET + b"=")]
-    if not mine:
-        return "", ""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    rest = b"&".join(word for word in words if word not in mine)
-    clean = raw + b"?" + rest if rest else raw
-    return mine[0].partition(b"=")[2].decode("latin-1"), "/" + clean.decode("latin-1").lstrip("/")
