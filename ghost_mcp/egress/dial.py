@@ -12,18 +12,18 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from ghost_mcp.egress.hosts import Address, normal_host
 from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.sockets import Wired
 
 if TYPE_CHECKING:
-    from anyio.abc import SocketStream
+    from anyio.abc import ByteStream
 
     from ghost_mcp.egress.policy import Policy, Target, Verdict
 
-Won = tuple["SocketStream", Address]
+Won = tuple["ByteStream", Address]
 
 __all__ = ["Dialler", "Reached", "Refused", "Unreachable", "is_own", "look_up"]
 
@@ -56,7 +56,7 @@ class Unreachable(Exception):
 class Reached:
     """A connection, the address it goes to and the rule that allowed it."""
 
-    stream: SocketStream
+    stream: ByteStream
     address: Address
     rule: str
 
@@ -185,7 +185,7 @@ async def _race(addresses: Sequence[Address], port: int, failures: list[str]) ->
     return won[0] if won else None
 
 
-async def connect(host: str, port: int) -> SocketStream:
+async def connect(host: str, port: int) -> ByteStream:
     """A connection to an address. Raises OSError."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -197,7 +197,7 @@ async def connect(host: str, port: int) -> SocketStream:
             await anyio.wait_writable(sock)
             if failed := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(failed, os.strerror(failed)) from None
-        return await anyio.abc.SocketStream.from_socket(sock)
+        return Wired(sock)
     except BaseException:
         sock.close()
         raise

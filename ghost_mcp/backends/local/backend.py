@@ -31,6 +31,7 @@ from ghost_mcp.errors import (
     map_os_errors,
 )
 from ghost_mcp.lifecycle import Event, State, after
+from ghost_mcp.sockets import Wired
 from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import configure
 
@@ -260,7 +261,7 @@ class LocalBackend(Backend):
 
     async def _await_start(self, cave: CaveDir, settings: Mapping[str, Any]) -> None:
         try:
-            async with await _stream(cave) as stream:
+            async with Wired(cave.connect()) as stream:
                 await configure(stream, settings)
         except CaveGone as exc:
             raise BackendUnavailable(
@@ -458,7 +459,7 @@ class LocalBackend(Backend):
         state = self.state.info(cave, self._cgroups).state
         if state is not State.ENDED:  # of which connecting tells
             after(state, Event.CALL, cave.id)
-        return await _stream(cave)
+        return Wired(cave.connect())
 
     async def usage(self, cave_id: str) -> Usage:
         cave = self.state.find(cave_id)
@@ -468,15 +469,6 @@ class LocalBackend(Backend):
         cave = self.state.find(cave_id)
         async for piece in tail(cave.log, lambda: follow and cave.alive()):
             yield piece
-
-
-async def _stream(cave: CaveDir) -> ByteStream:
-    sock = cave.connect()
-    try:
-        return await anyio.abc.UNIXSocketStream.from_socket(sock)
-    except BaseException:  # cancelled: nobody would close it
-        sock.close()
-        raise
 
 
 def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
