@@ -51,6 +51,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "live": crowd.live,
     "version": programs.version,
     "ghost-exec": programs.exec_,
+    "doctor": programs.doctor,
     "ready": serving.ready,
     "http-mcp": http.mcp,
     "http-rest": http.rest,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tests.bench.measure import Row, Side, taken, turns
 from tests.bench.place import PROGRAM_S, Place, program
 
-__all__ = ["exec_", "version"]
+__all__ = ["doctor", "exec_", "version"]
 
 FLOOR = "python -c pass"
 
@@ -24,6 +24,25 @@ async def exec_(place: Place) -> list[Row]:
     async with place.ghost() as ghost, await ghost.create(ephemeral=True) as cave:
         argv = [program("ghost"), "exec", cave.name, "--", "true"]
         return [await _row(place, "ghost exec CAVE -- true", argv, 6.0)]
+
+
+async def doctor(place: Place) -> list[Row]:
+    """The self-test: a cave is made and each of its walls is tried. It comes with the look at the machine."""
+    samples, floor = await turns(
+        place.rounds(10),
+        _running(place, [program("ghost"), "doctor"]),
+        _running(place, [sys.executable, "-c", "pass"]),
+    )
+    return [
+        Row(
+            what="ghost doctor, the walls' self-test included",
+            unit="ms",
+            samples=samples,
+            floor=floor,
+            floor_what=FLOOR,
+            goal_value=3000.0,
+        )
+    ]
 
 
 async def _row(place: Place, what: str, argv: Sequence[str], goal: float) -> Row:
