@@ -237,6 +237,19 @@ async def test_a_folder_of_the_host_cannot_be_an_image(http: httpx2.AsyncClient)
     refused(await http.post("/v1/caves", json={"image": "/"}), 403, "permission_refused")
 
 
+async def test_gpus_are_for_who_may_have_them(http: httpx2.AsyncClient, served: Served) -> None:
+    """Whoever may gets the engine's own answer: a local cave has none."""
+    for path, body in (
+        ("/v1/caves", {"gpus": "all"}),
+        ("/v1/sandbox", {"config": {"gpus": "all"}}),
+    ):
+        refused(await http.post(path, json=body), 403, "permission_refused")
+        async with served.client() as admin:
+            refused(await admin.post(path, json=body), 501, "unsupported")
+            wrong = json.loads(json.dumps(body).replace("all", "many"))
+            refused(await admin.post(path, json=wrong), 400, "invalid_argument")
+
+
 async def test_what_is_not_there_and_wrong_methods(http: httpx2.AsyncClient) -> None:
     refused(await http.get("/v1/nothing"), 404, "not_found")
     wrong = await http.get("/v1/shell/exec")

@@ -56,6 +56,10 @@ class NewCave(BaseModel):
         default=None, ge=0.1, description="Ends it so long after its last call."
     )
     labels: dict[str, str] = Field(default_factory=dict)
+    gpus: str | None = Field(
+        default=None,
+        description="all, how many, or device=ID,ID; with the scope admin only, where the backend has some.",
+    )
 
     def spec(self) -> CaveSpec:
         """Raises InvalidArgument, PermissionRefused."""
@@ -79,6 +83,7 @@ class NewCave(BaseModel):
             timeout_s=self.timeout_s,
             idle_timeout_s=self.idle_timeout_s,
             labels=self.labels,
+            gpus=self.gpus,
         )
 
 
@@ -93,6 +98,9 @@ class SandboxConfig(BaseModel):
     timeout: float | None = Field(default=None, ge=0.1, description="Seconds from its start.")
     environment: dict[str, str] = Field(default_factory=dict)
     network_mode: Literal["none"] = "none"
+    gpus: str | None = Field(
+        default=None, description="all, how many, or device=ID,ID; with the scope admin only."
+    )
 
 
 class NewSandbox(BaseModel):
@@ -116,6 +124,7 @@ class NewSandbox(BaseModel):
             "memory_bytes": given.memory_limit and given.memory_limit * MIB,
             "disk_bytes": given.disk_limit and given.disk_limit * MIB,
             "pids": given.pids_limit,
+            "gpus": given.gpus,
         }
         return NewCave(**{key: value for key, value in asked.items() if value is not None})
 
@@ -215,6 +224,11 @@ async def _create_sandbox(ask: Ask) -> Response:
 
 
 async def _made(ask: Ask, asked: NewCave) -> Response:
+    if asked.gpus is not None and not ask.caves.principal.may("admin"):
+        raise PermissionRefused(
+            "GPUs are the machine's, and not a cave's own to ask for over the network",
+            hint="They need a token with the scope admin.",
+        )
     cave = await _owned(ask).create(asked.spec())
     return answer(cave.info.as_dict(), 201, {"Location": f"/v1/caves/{cave.name}"})
 
