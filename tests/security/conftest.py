@@ -8,9 +8,9 @@ import docker
 import pytest
 
 from tests import engine_images
-from tests.contract.conftest import engine, small_image
+from tests.contract.conftest import brought, engine, small_image
 
-__all__ = ["engine", "roomy_image", "small_image"]
+__all__ = ["brought", "engine", "roomy_image", "small_image"]
 
 
 @pytest.fixture(scope="session")

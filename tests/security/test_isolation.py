@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError
-from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.local import launch as launching
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.backends.local.launch import PRELOAD
@@ -68,9 +68,12 @@ def warden_pid(cave: Cave) -> int:
     if isinstance(backend, LocalBackend):
         found = backend.state.find(cave.id).warden_pid()
     else:
-        assert isinstance(backend, DockerBackend)
+        labels = [f"ghost.id={cave.id}"]
+        if isinstance(backend, KubernetesBackend):
+            pod = f"io.kubernetes.pod.name=ghost-{cave.id}"
+            labels = [pod, "io.kubernetes.container.name=cave"]
         with closing(open_client()) as engine:
-            (one,) = engine.containers(filters={"label": f"ghost.id={cave.id}"})
+            (one,) = engine.containers(filters={"label": labels})
             found = engine.inspect_container(one["Id"])["State"]["Pid"]
     assert found is not None
     return int(found)
@@ -170,7 +173,8 @@ async def test_i4_nothing_of_the_host_is_seen(
         host = Path("/etc/machine-id").read_text()
         assert (await cave.exec("cat /etc/machine-id")).stdout != host
     assert len(found["pids"]) <= 4, found["pids"]
-    assert set(found["dev"]) <= DEVICES | ({"mqueue"} if cave.info.backend != "local" else set())
+    more = {"local": set(), "kubernetes": {"mqueue", "termination-log"}}
+    assert set(found["dev"]) <= DEVICES | more.get(cave.info.backend, {"mqueue"})
     assert set(found["fds"]) - {3} <= {0, 1, 2}  # 3 is the listing itself
     assert found.get("wrote", []) == []
     environment = (await cave.exec("env")).stdout

@@ -23,6 +23,13 @@ needs_root = pytest.mark.skipif(not ROOT, reason="the disk limit of a local cave
 NOISE_S = 0.05
 
 
+BOMBS = {
+    "heap": "x = bytearray(512 << 20)",
+    "tmpfs": "f = open('/dev/shm/x', 'wb'); [f.write(b'x' * (1 << 20)) for _ in range(512)]",
+    "memfd": "import os; f = os.memfd_create('x'); [os.write(f, b'x' * (1 << 20)) for _ in range(512)]",
+}
+
+
 def _p95(taken: list[float]) -> float:
     return statistics.quantiles(taken, n=20)[-1]
 
@@ -64,17 +71,12 @@ async def test_r1_fork_bomb(ghost: Ghost, record_property: Callable[[str, object
 @pytest.mark.parametrize("where", ["heap", "tmpfs", "memfd"])
 async def test_r2_memory_bomb(ghost: Ghost, cave: Cave, where: str) -> None:
     """Four times the limit: only that cave's program dies."""
-    bombs = {
-        "heap": "x = bytearray(512 << 20)",
-        "tmpfs": "f = open('/dev/shm/x', 'wb'); [f.write(b'x' * (1 << 20)) for _ in range(512)]",
-        "memfd": "import os; f = os.memfd_create('x'); [os.write(f, b'x' * (1 << 20)) for _ in range(512)]",
-    }
     limited = await ghost.create(
         CaveSpec(ephemeral=True, limits=Limits(memory_bytes=128 * MIB, tmp_bytes=512 * MIB))
     )
     try:
         try:
-            result = await limited.exec(["python3", "-c", bombs[where]], timeout_s=60)
+            result = await limited.exec(["python3", "-c", BOMBS[where]], timeout_s=60)
             assert result.exit_code == 137
         except (
             CaveGone

@@ -1,0 +1,306 @@
+"""The walls of a cave in a cluster: what is tried on the other caves, where it means the same, and a cluster's own.
+
+Most of it shares one cave, since a pod takes seconds. The cluster of these tests enforces no NetworkPolicy: I5 says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import docker
+import pytest
+import yaml
+
+from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits, State
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.settings import Settings
+from ghost_mcp.backends.kubernetes.starting import Starter
+from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound
+from ghost_mcp.testing.basis import until
+from tests import engine_images
+from tests.conftest import held
+from tests.security.racing import races
+from tests.security.test_files import (  # noqa: F401 - collected here
+    canary,
+    test_f1_names_that_only_look_like_traversal_are_names,
+    test_f1_traversal,
+    test_f1_what_is_no_path,
+    test_f2_symlinks_lead_nowhere_outside,
+    test_f4_archives_stay_in_their_folder,
+    test_f5_odd_files,
+    test_f6_fifty_editors_lose_nothing,
+    test_modes_survive_an_overwrite_and_setuid_does_not,
+)
+from tests.security.test_isolation import (  # noqa: F401 - collected here
+    PROBE,
+    canaries,
+    probe,
+    test_i1_identity,
+    test_i2_no_sysctl_can_be_written,
+    test_i4_nothing_of_the_host_is_seen,
+    test_i4_the_wardens_own_memory_and_files_are_closed_to_programs,
+)
+from tests.security.test_resources import (  # noqa: F401 - collected here
+    BOMBS,
+    test_r5_a_timeout_leaves_no_survivor,
+)
+
+pytestmark = pytest.mark.kubernetes
+NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
+POLICIES = Path(__file__).parents[2] / "configs/kubernetes/base/caves.yaml"
+SEED = 20261129
+_HUB = """
+import os, anyio
+from ghost_mcp import CaveSpec, Ghost
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.settings import Settings
+
+async def main():
+    async with Ghost(backend=KubernetesBackend(Settings.from_dict({settings!r}))) as ghost:
+        kept = await ghost.create(CaveSpec(name="keeper"))
+        await kept.write("note", b"kept")
+        cave = await ghost.create(CaveSpec(ephemeral=True))
+        await cave.exec("(setsid sleep 300 &); sleep 0.01")
+        print(cave.id, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def image(engine: docker.APIClient) -> Iterator[str]:
+    yield from engine_images.roomy(engine)
+
+
+@pytest.fixture(scope="module")
+def settings(image: str, brought: str) -> Settings:
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("not run: KUBECONFIG names no cluster")
+    return Settings(
+        namespace=NAMESPACE,
+        instance=f"security-{secrets.token_hex(4)}",
+        image=image,
+        runtime_image=brought,
+        pull_policy="Never",
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(settings: Settings) -> Iterator[str]:
+    """A cave that outlives the tests that use it."""
+
+    async def make() -> str:
+        async with Ghost(backend=KubernetesBackend(settings)) as ghost:
+            return (await ghost.create(CaveSpec(name="shared"))).id
+
+    async def end() -> None:
+        async with KubernetesBackend(settings) as backend:
+            await backend.destroy(cave)
+
+    cave = asyncio.run(make())
+    yield cave
+    asyncio.run(end())
+
+
+@pytest.fixture
+async def ghost(settings: Settings) -> AsyncIterator[Ghost]:
+    async with held(Ghost(backend=KubernetesBackend(settings))) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def cave(ghost: Ghost, shared: str) -> Cave:
+    found = await ghost.get(shared)
+    await found.exec("rm -rf /workspace/* /workspace/.[!.]* ~/* /tmp/*")  # of the test before
+    return found
+
+
+@pytest.fixture
+def own(settings: Settings) -> Settings:
+    """An instance that nobody else uses."""
+    return replace(settings, instance=f"security-{secrets.token_hex(4)}")
+
+
+async def gone(own: Settings) -> None:
+    """Wait until the cluster has nothing of that instance, but what is just going."""
+    async with KubernetesBackend(own) as backend:
+
+        async def nothing() -> bool:
+            await backend.list()  # sweeps what was ephemeral
+            kinds = ("pods", "configmaps", "persistentvolumeclaims")
+            there = [one for kind in kinds for one in await backend._finder.every(kind)]
+            return all("deletionTimestamp" in one["metadata"] for one in there)
+
+        await until(nothing)
+
+
+async def test_i3_syscalls_that_lead_out_are_refused(
+    cave: Cave, record_property: Callable[[str, object], None]
+) -> None:
+    """What the runtime's default profile lets through is the operator's to close (``seccomp: Localhost``): it is told."""
+    found = await probe(cave)
+    through = {name for name, how in found["syscalls"].items() if how not in ("EPERM", "ENOSYS")}
+    sockets = {name for name, how in found["sockets"].items() if how == "ok"}
+    told = ", ".join(sorted(through | sockets))
+    record_property("figure", f"RuntimeDefault lets through: {told}")
+    # Ptrace reaches what is of the cave's own user and namespace; io_uring is the kernel's to bound.
+    assert through <= {"ptrace", "io_uring_setup"}
+    assert found["tiocsti"] in ("EPERM", "EIO")
+    assert sockets <= {"unix", "inet", "inet6", "vsock", "netlink"}
+
+
+async def test_i5_no_network_where_policies_are_enforced(
+    cave: Cave, record_property: Callable[[str, object], None]
+) -> None:
+    """The policy denies every pod of the namespace all traffic; a cave says that nobody vouches for its enforcement."""
+    (policy,) = (
+        thing
+        for thing in yaml.safe_load_all(POLICIES.read_text())
+        if thing["kind"] == "NetworkPolicy"
+    )
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert not cave.info.assurance["network"].enforced
+    assert "nothing tells" in cave.info.assurance["network"].how
+    record_property("figure", "the policy and what is said of it: this cluster enforces none")
+
+
+async def test_i7_caves_do_not_see_each_other(ghost: Ghost, cave: Cave) -> None:
+    """No process, file or socket is shared. One that kills all it can hurts its own connection, and no other's."""
+    other = await ghost.create(CaveSpec(ephemeral=True))
+    await other.write("note", b"the other's")
+    async with other.process(["sleep", "71.0717"]) as program:
+        names = (await cave.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
+        assert "71.0717" not in names.replace("cat /proc", "")
+        assert (await cave.exec("ls /workspace /tmp /dev/shm /run/ghost")).stdout.count("note") == 0
+        with suppress(CaveGone):  # its relay is a process of the pod
+            await cave.exec("kill -9 -1")
+        assert program.poll() is None
+    assert (await other.exec(["echo", "alive"])).stdout == "alive\n"
+    assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+    await other.destroy()
+
+
+async def test_i4_a_pod_has_no_identity_in_the_cluster(cave: Cave) -> None:
+    tried = await cave.exec("ls /var/run/secrets /run/secrets")
+    assert tried.stdout == ""
+
+
+@pytest.mark.parametrize("where", BOMBS)
+async def test_r2_memory_bomb(ghost: Ghost, cave: Cave, where: str) -> None:
+    """Four times the limit: the program dies, or what is no program's memory takes the cave along; no other one."""
+    bombed = await ghost.create(
+        CaveSpec(ephemeral=True, limits=Limits(memory_bytes=128 << 20, tmp_bytes=512 << 20))
+    )
+    try:
+        result = await bombed.exec(["python3", "-c", BOMBS[where]], timeout_s=60)
+        assert result.exit_code == 137
+    except CaveGone:
+        assert where != "heap"
+    assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+    await bombed.destroy()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seccomp": {"type": "Localhost", "localhostProfile": "no/such.json"}},
+        {"runtime_class": "no-such-runtime"},
+    ],
+    ids=["seccomp", "runtime"],
+)
+async def test_i6_a_wall_that_cannot_be_had_stops_the_cave(
+    own: Settings, wrong: dict[str, Any]
+) -> None:
+    async with Ghost(backend=KubernetesBackend(replace(own, **wrong))) as ghost:
+        with pytest.raises(GhostError):
+            await ghost.create(CaveSpec(ephemeral=True))
+    await gone(own)
+
+
+async def test_l1_l2_kill_9_of_the_hub(own: Settings) -> None:
+    """What was ephemeral ends by itself, what is kept is there with its files.
+
+    What a hub was just making when it was killed: ``test_what_a_killed_hub_has_half_made_is_swept``.
+    """
+    given = {key: value for key, value in asdict(own).items() if value is not None}
+    program = _HUB.format(settings=given)
+    async with await anyio.open_process([sys.executable, "-c", program]) as hub:
+        assert hub.stdout is not None
+        with anyio.fail_after(60):
+            await hub.stdout.receive()
+        hub.send_signal(signal.SIGKILL)
+        await hub.wait()
+    async with Ghost(backend=KubernetesBackend(own)) as ghost:
+
+        async def only_what_is_kept() -> bool:
+            return [info.name for info in await ghost.list()] == ["keeper"]
+
+        await until(only_what_is_kept)
+        cave = await ghost.get("keeper")
+        assert (await cave.read("note")).data == b"kept"
+        await cave.destroy()
+    await gone(own)
+
+
+async def test_l3_destroy_is_idempotent(own: Settings) -> None:
+    async with Ghost(backend=KubernetesBackend(own)) as ghost:
+        other, victim = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(2)]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(victim.destroy)
+        await ghost.destroy("never-was")
+        with pytest.raises(CaveNotFound):
+            await ghost.get(victim.id)
+        assert (await other.exec(["echo", "alive"])).stdout == "alive\n"
+    await gone(own)
+
+
+async def test_l4_races(own: Settings) -> None:
+    """Random interleavings of create, exec and destroy end with nothing left."""
+    async with Ghost(backend=KubernetesBackend(own)) as ghost:
+        await races(ghost, seed=SEED, racers=4, steps=5, names=2)
+    await gone(own)
+
+
+@pytest.mark.parametrize("step", ["running", "link", "hold"])
+async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise BackendUnavailable("a fault of this test")
+
+    async with Ghost(backend=KubernetesBackend(own)) as ghost:
+        with monkeypatch.context() as patch:
+            patch.setattr(Starter, step, fault)
+            with pytest.raises(BackendUnavailable, match="a fault"):
+                await ghost.create(CaveSpec(name="faulty", ephemeral=True))
+        await gone(own)
+
+
+async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(own: Settings) -> None:
+    async def make() -> None:
+        async with Ghost(backend=KubernetesBackend(own)) as ghost:
+            await ghost.create(CaveSpec(name="threaded"))
+
+    thread = threading.Thread(target=lambda: anyio.run(make))
+    thread.start()
+    await anyio.to_thread.run_sync(thread.join)
+    async with Ghost(backend=KubernetesBackend(own)) as ghost:
+        cave = await ghost.get("threaded")
+        assert cave.info.state is State.RUNNING
+        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
+        await cave.destroy()
+    await gone(own)
