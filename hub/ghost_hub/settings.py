@@ -43,6 +43,7 @@ class HubSettings(BaseModel):
     ``terminal_port`` is a second port, for ``wscat -c ws://127.0.0.1:7681``; ``desktop_port`` a third, for
     ``http://127.0.0.1:6080/vnc.html``. ``preview_domain`` is whose subdomains show what runs in caves, in a scheme and
     at a port if it names them; empty is none. ``tokens_file`` is a file of tokens that several hubs share and none of them writes.
+    ``trusted_proxies`` are the addresses and networks whose ``X-Forwarded-Proto`` and ``-For`` are believed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +61,7 @@ class HubSettings(BaseModel):
     preview_domain: str = Field(default="caves.localhost", pattern=rf"^(?:{DOMAIN.pattern})?$")
     tls_cert: str | None = None
     tls_key: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
     bounds: Bounds = Bounds()
 
     @classmethod

@@ -1,5 +1,5 @@
 # A simulation, and what it says is no measurement: the backend's own code against an API server that is made up here.
-"""``python -m tests.bench.cluster [--caves N] [--hubs N]``: many hubs and caves on one simulated cluster.
+"""``python -m tests.bench.cluster [--caves N | --pool N] [--hubs N]``: many hubs and caves on one simulated cluster.
 
 Real are the backend's requests, retries, pace, watches, lists and tables. Made up are the API server, which answers
 from dictionaries after the times below, its scheduler and its nodes; and the links, whose time is that of an exec.
@@ -188,6 +188,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="a simulation, not a measurement")
     parser.add_argument("--caves", type=int, default=10_000)
     parser.add_argument("--hubs", type=int, default=50)
+    parser.add_argument("--pool", type=int, help="instead: one pool of that size for all hubs")
     options = parser.parse_args()
-    result = asyncio.run(simulate(options.caves, options.hubs))
+    if options.pool:
+        from tests.bench.cluster_pool import simulate_pool
+
+        result: Any = asyncio.run(simulate_pool(options.hubs, options.pool))
+    else:
+        result = asyncio.run(simulate(options.caves, options.hubs))
     print(json.dumps({"simulation": True} | asdict(result), indent=2))

@@ -108,10 +108,10 @@ def shared(settings: Settings) -> Iterator[str]:
 
     async def end() -> None:
         async with KubernetesBackend(settings) as backend:
-            await backend.destroy(cave)
+            await backend.destroy(made)
 
-    cave = asyncio.run(make())
-    yield cave
+    made = asyncio.run(make())
+    yield made
     asyncio.run(end())
 
 

@@ -323,8 +323,7 @@ class KubernetesBackend(Backend):
         found = await self._finder.find(ref)
         if found is not None:
             return found
-        owner = None if is_id(ref) else ref.rpartition("/")[0]
-        known = ", ".join(info.full_name for info in (await self.list(owner))[:10])
+        known = ", ".join(await self._finder.names(10))
         raise CaveNotFound(
             f"no such cave: {ref[:64]}",
             hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp.backends.kubernetes import manifests
-from ghost_mcp.backends.kubernetes.manifests import ID, INSTANCE
+from ghost_mcp.backends.kubernetes.manifests import ID, INSTANCE, SPEC
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
-from ghost_mcp.spec import CaveInfo, check_full_name
+from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.cluster import Cluster
@@ -105,6 +106,13 @@ class Finder:
             for record in records
         )
         return [info for info in known if info is not None]
+
+    async def names(self, most: int) -> list[str]:
+        """The full names of some caves, for a hint: one request, however many there are."""
+        query = {**manifests.selector(self._config.instance), "limit": str(most)}
+        found = await self._cluster.ask("GET", self.everywhere("configmaps"), query=query)
+        specs = [json.loads(one["metadata"]["annotations"][SPEC]) for one in found["items"]]
+        return [CaveSpec.from_dict(spec).full_name for spec in specs]
 
     async def delete(self, space: str, kind: str, name: str, uid: str | None = None) -> None:
         """Remove an object now, if it is there: with ``uid`` only that one, not a later one of the same name."""

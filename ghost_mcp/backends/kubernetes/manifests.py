@@ -29,6 +29,7 @@ __all__ = [
     "POOL",
     "RELAY",
     "SPARE_S",
+    "SPEC",
     "STOPPED",
     "TAKEN",
     "check",

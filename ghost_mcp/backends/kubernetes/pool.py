@@ -63,6 +63,11 @@ class ClusterPool(Pool):
     def ready(self) -> int:
         return len(self._waiting())
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it is this hub that refills."""
+        return self._lease is not None and self._lease.held
+
     def _all(self) -> Mapping[str, dict[str, Any]]:
         return {} if self._watcher is None else self._watcher.all
 
