@@ -27,7 +27,9 @@ from ghost_mcp.spec import CaveSpec
 from ghost_mcp.warden.link import Link
 from tests.bench.simulated import EXEC_S, SPACE, Server
 
-__all__ = ["Result", "simulate"]
+__all__ = ["Hub", "Result", "simulate"]
+
+OWNERS = 500
 
 
 class SimulatedCluster(Cluster):
@@ -121,6 +123,9 @@ class Result:
     list_s: float
     list_calls: int
     list_bytes: int
+    owner_list_s: float
+    owner_list_calls: int
+    owner_list_bytes: int
     race_won: int
     race_conflicts: int
     race_calls: int
@@ -138,8 +143,9 @@ async def simulate(caves: int, hubs: int) -> Result:
 
     async def create(number: int) -> None:
         began = time.monotonic()
-        # Not by the name that a spec makes up: of 10,000 of those, two are often the same.
-        await several[number % hubs].create(CaveSpec(name=f"cave-{number}", ephemeral=True))
+        await several[number % hubs].create(
+            CaveSpec(owner=f"owner-{number % OWNERS}", ephemeral=True)
+        )
         took.append(time.monotonic() - began)
 
     began = time.monotonic()
@@ -147,6 +153,9 @@ async def simulate(caves: int, hubs: int) -> Result:
     whole_s = time.monotonic() - began
     remembered = statistics.fmean(hub.table_bytes() for hub in several)
     list_s, list_calls, list_bytes = await _listed(server, several[0], caves)
+    owned_s, owned_calls, owned_bytes = await _listed(
+        server, several[0], len(range(0, caves, OWNERS)), "owner-0"
+    )
     before, refused = _calls(several), server.refused[409]
     race = await asyncio.gather(
         *(hub.create(CaveSpec(name="default", owner="alice", ephemeral=True)) for hub in several),
@@ -155,7 +164,7 @@ async def simulate(caves: int, hubs: int) -> Result:
     assert all(isinstance(one, Conflict) for one in race if isinstance(one, BaseException))
     raced, conflicts = _calls(several) - before, server.refused[409] - refused
     await asyncio.gather(*(hub.__aexit__(None, None, None) for hub in several))
-    life = _calls(several) - raced - list_calls
+    life = _calls(several) - raced - list_calls - owned_calls
     return Result(
         caves=caves,
         hubs=hubs,
@@ -167,6 +176,9 @@ async def simulate(caves: int, hubs: int) -> Result:
         list_s=round(list_s, 3),
         list_calls=list_calls,
         list_bytes=list_bytes,
+        owner_list_s=round(owned_s, 3),
+        owner_list_calls=owned_calls,
+        owner_list_bytes=owned_bytes,
         race_won=sum(not isinstance(one, BaseException) for one in race),
         race_conflicts=conflicts,
         race_calls=raced,
@@ -174,9 +186,11 @@ async def simulate(caves: int, hubs: int) -> Result:
     )
 
 
-async def _listed(server: Server, hub: Hub, caves: int) -> tuple[float, int, int]:
+async def _listed(
+    server: Server, hub: Hub, caves: int, owner: str | None = None
+) -> tuple[float, int, int]:
     calls, sent, began = hub.cluster.calls, server.bytes_listed, time.monotonic()
-    assert len(await hub.list()) == caves
+    assert len(await hub.list(owner)) == caves
     return time.monotonic() - began, hub.cluster.calls - calls, server.bytes_listed - sent
 
 
