@@ -18,7 +18,10 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["IDS", "NONE", "TABLE", "Line", "keys_of", "parse"]
+__all__ = ["IDS", "LONG", "NONE", "TABLE", "Line", "keys_of", "parse"]
+
+#: Whether tests run in their long forms: ``make test-long``.
+LONG = bool(os.environ.get("GHOST_TEST_LONG"))
 
 TABLE = Path(__file__).with_name("RESULTS.md")
 GROUPS = {"S": 5, "D": 4, "I": 7, "B": 4, "T": 6, "P": 4, "L": 6, "F": 6, "R": 6}
@@ -102,7 +105,7 @@ class _Ran:
             outcome = f"FAILED: {', '.join(sorted(self.failed))}"
         elif passed and reasons:
             outcome += f"; {len(self.skipped)} not run: {reasons}"
-        figures = [*(["long form"] if os.environ.get("GHOST_TEST_LONG") else []), *self.figures]
+        figures = [*(["long form"] if LONG else []), *self.figures]
         return Line(
             outcome=outcome,
             tests=len(passed | self.failed | set(self.skipped)),

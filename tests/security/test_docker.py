@@ -24,6 +24,7 @@ from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
 from tests.conftest import held
 from tests.security.racing import races
+from tests.security.results import LONG
 from tests.security.test_files import (  # noqa: F401 - collected here
     canary,
     cut_off_writes,
@@ -63,7 +64,6 @@ from tests.serving import serving
 pytestmark = pytest.mark.docker
 
 SEED = 20261125
-LONG = bool(os.environ.get("GHOST_TEST_LONG"))
 KILLS = 50 if LONG else 4
 # A hub that is killed: makes ephemeral caves, works in them and destroys every other one, without end.
 _HUB = """

@@ -18,6 +18,7 @@ import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError
 from ghost_mcp.backends.local.backend import LocalBackend
+from tests.security.results import LONG
 
 MIB = 1 << 20
 OUTSIDE = [
@@ -117,7 +118,7 @@ async def test_f3_a_path_that_changes_while_it_is_used(cave: Cave, canary: Path)
     )
     before = canary.read_bytes()
     async with cave.process(["python3", "-c", swap]):
-        for _ in range(2000):
+        for _ in range(10_000 if LONG else 2000):
             try:
                 assert (await cave.read("d/environ")).data in (b"mine", b"ours")
                 await cave.write("d/environ", b"ours")

@@ -18,6 +18,7 @@ from ghost_mcp.backends.local import backend as local
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.backends.local.state import FIRST_UID, UIDS
 from tests.security.racing import races
+from tests.security.results import LONG
 
 MAKER = Path(__file__).parent / "maker.py"
 SEED = 20_261_123
@@ -64,7 +65,7 @@ def own_dir(state_dir: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("round_", range(8))
+@pytest.mark.parametrize("round_", range(500 if LONG else 8))
 async def test_l1_l2_kill_9_of_the_hub(state_dir: Path, round_: int) -> None:
     """At a random moment of creating, working and destroying: nothing lives on after three seconds, and a
     new Ghost finds nothing and leaves nothing."""

@@ -20,8 +20,8 @@ from ghost_mcp.secrets.keys import FileKeys, GivenKey, Passphrase
 from ghost_mcp.secrets.seal import Seal
 from ghost_mcp.secrets.store import SecretStore
 from tests.security.canary import canary, forms, holding
+from tests.security.results import LONG
 
-LONG = bool(os.environ.get("GHOST_TEST_LONG"))
 ROTATOR = Path(__file__).parent / "rotator.py"
 SEED = 20_261_125
 

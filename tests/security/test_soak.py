@@ -1,0 +1,73 @@
+"""Use goes on and on: what is open does not grow with it, nor does memory. Four hours of it under ``make test-long``, or
+``GHOST_TEST_SOAK_S`` seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from ghost_mcp import CaveSpec, Ghost
+from tests.security.results import LONG
+
+SOAK_S = float(os.environ.get("GHOST_TEST_SOAK_S") or (4 * 3600 if LONG else 0))
+LEAST = 12  # caves, however long it takes
+SETTLE_S = 30.0
+MIB_PER_HOUR = 1.0
+
+
+def opened() -> tuple[int, int, int]:
+    """This process's descriptors, threads and children."""
+    me = psutil.Process()
+    return me.num_fds(), me.num_threads(), len(me.children(recursive=True))
+
+
+async def one_cave(ghost: Ghost) -> None:
+    """The life of a cave: calls of each kind, one that is broken off among them."""
+    async with await ghost.create(CaveSpec(ephemeral=True)) as cave:
+        await cave.write("a", b"x" * 100_000)
+        assert (await cave.exec("cat a | wc -c")).stdout.strip() == "100000"
+        assert len((await cave.read("a")).data) == 100_000
+        with anyio.move_on_after(0.05):
+            await cave.exec("sleep 60")
+        assert (await cave.exec(["false"])).exit_code == 1
+
+
+def slope(samples: list[tuple[float, int]]) -> float:
+    """MiB an hour, after a first tenth in which what is kept is filled."""
+    later = samples[len(samples) // 10 :]
+    hours, sizes = zip(*((at / 3600, size / (1 << 20)) for at, size in later), strict=True)
+    return statistics.linear_regression(hours, sizes).slope
+
+
+@pytest.mark.timeout(SOAK_S + 300)
+async def test_what_is_open_does_not_grow_with_use(
+    state_dir: Path, record_property: Callable[[str, object], None]
+) -> None:
+    state = state_dir / "soak"
+    state.mkdir(mode=0o711)
+    samples: list[tuple[float, int]] = []
+    began = time.monotonic()
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        for _ in range(3):  # what is loaded and kept once
+            await one_cave(ghost)
+        before = opened()
+        while len(samples) < LEAST or time.monotonic() - began < SOAK_S:
+            await one_cave(ghost)
+            samples.append((time.monotonic() - began, psutil.Process().memory_info().rss))
+        with anyio.move_on_after(SETTLE_S):
+            while any(now > then for now, then in zip(opened(), before, strict=True)):
+                await anyio.sleep(0.05)
+        after = opened()
+        assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
+    assert list((state / "caves").iterdir()) == []
+    record_property("figure", f"{len(samples)} caves, {slope(samples):.2f} MiB/h")
+    if LONG:
+        assert slope(samples) <= MIB_PER_HOUR
