@@ -20,7 +20,7 @@ import psutil
 from tests.bench.measure import Row, Samples, turns
 from tests.bench.place import Place
 
-__all__ = ["download", "idle", "mcp", "rest", "throughput"]
+__all__ = ["Line", "Server", "both", "download", "idle", "mcp", "rest", "throughput"]
 
 MEGABYTES = 200
 CALLERS = 16
@@ -88,7 +88,8 @@ def _server(which: str, place: Place) -> Iterator[Server]:
 
 
 @contextmanager
-def _both(place: Place) -> Iterator[tuple[Server, Server]]:
+def both(place: Place) -> Iterator[tuple[Server, Server]]:
+    """A served hub, and the floor beside it."""
     with ExitStack() as stack:
         yield (
             stack.enter_context(_server("hub", place)),
@@ -159,7 +160,7 @@ def _floor(server: Server, path: str = "/echo") -> bytes:
 
 async def mcp(place: Place) -> list[Row]:
     """A no-op tool and the list of tools over Streamable HTTP, modern era."""
-    with _both(place) as (hub, bare):
+    with both(place) as (hub, bare):
         line, floor = Line(hub, _call(hub)), Line(bare, _floor(bare))
         assert b'"result":"x"' in line.ask().replace(b" ", b"")
         for _ in range(200):
@@ -200,7 +201,7 @@ async def mcp(place: Place) -> list[Row]:
 
 async def rest(place: Place) -> list[Row]:
     """The same no-op by REST."""
-    with _both(place) as (hub, bare):
+    with both(place) as (hub, bare):
         body = {"tool": "test_echo", "arguments": {"text": "x"}}
         line = Line(hub, hub.request("POST", "/mcp/execute", body))
         floor = Line(bare, _floor(bare))
@@ -245,7 +246,7 @@ async def throughput(place: Place) -> list[Row]:
 
         return side
 
-    with _both(place) as (hub, bare):
+    with both(place) as (hub, bare):
         Line(hub, _call(hub)).ask()
         samples, floors = await turns(
             place.rounds(5), crowd(hub, _call(hub)), crowd(bare, _floor(bare))
@@ -264,7 +265,7 @@ async def throughput(place: Place) -> list[Row]:
 
 async def download(place: Place) -> list[Row]:
     """A file of 200 MB out of a cave, and what the hub grows by."""
-    with _both(place) as (hub, bare):
+    with both(place) as (hub, bare):
         size = MEGABYTES << 20
         made = Line(
             hub,
