@@ -30,6 +30,8 @@ __all__ = [
 MIB = 1 << 20
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+#: The label of a cave whose browser is to be on its desktop, which is started for that; its value is the service.
+DESKTOP = "desktop"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
 _GPUS = re.compile(r"all|[1-9][0-9]{0,2}|device=[A-Za-z0-9][A-Za-z0-9.:,_-]{0,199}")
 _SERVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")

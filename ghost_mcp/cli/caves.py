@@ -224,6 +224,7 @@ def on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:
 
 def _spec(options: argparse.Namespace) -> CaveSpec:
     from ghost_mcp.spec import (
+        DESKTOP,
         CaveSpec,
         Limits,
         NetworkPolicy,
@@ -236,6 +237,8 @@ def _spec(options: argparse.Namespace) -> CaveSpec:
     limits["memory_bytes"] = options.memory and parse_size(options.memory)
     limits["disk_bytes"] = options.disk and parse_size(options.disk)
     labels = dict(_pair(label) for label in options.label)
+    if options.vnc:
+        labels.setdefault(DESKTOP, "vnc")
     workspace = options.workspace
     if workspace and not workspace.startswith("volume:"):
         workspace = os.path.abspath(workspace)

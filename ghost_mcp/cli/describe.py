@@ -43,7 +43,7 @@ def describe(info: CaveInfo, usage: Usage, services: Sequence[ServiceStatus], ou
         out.line("  services:")
         for one in services:
             used = size_text(one.memory_bytes) if one.memory_bytes else ""
-            out.line(f"    {one.name:<12} {one.state:<9} {used}".rstrip())
+            out.line(f"    {one.name:<12} {one.state:<9} {used:<10} {one.url}".rstrip())
     out.line("  enforced:")
     for name, line in info.assurance.items():
         out.line(f"    {'yes' if line.enforced else 'no ':<4} {name:<10} {line.how}")

@@ -43,7 +43,7 @@ class Declared(BaseModel):
     images: tuple[str, ...] = ()
     packages: str = ""
     idle_s: float | None = Field(default=None, gt=0)
-    page: str = ""
+    page: str | None = ""
 
     def source(self) -> bytes:
         """The program of Ghost's own that it runs, or nothing."""

@@ -31,7 +31,7 @@ _STATES = ("starting", "ready", "waiting", "failed")
 class ServiceStatus:
     """``state``: stopped, starting, ready, waiting (to be started again), failed, or missing.
 
-    ``memory_bytes`` counts what its processes share for each of them.
+    ``memory_bytes`` counts what its processes share for each of them. ``url`` is its page at a hub, if it has one.
     """
 
     name: str
@@ -44,6 +44,7 @@ class ServiceStatus:
     memory_bytes: int = 0
     command: str | None = None
     hint: str = ""
+    url: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,8 +76,8 @@ class Service:
 
     @property
     def url(self) -> str:
-        """The address at a hub that starts it, and leads a browser to it."""
-        return f"/services/{self.name}/?cave={self._cave.name}"
+        """The address at a hub that starts it, and leads a browser to it; empty when it has no page."""
+        return _url(self._cave, self.declared)
 
     async def start(self) -> ServiceStatus:
         """Return when it is ready; started now if it is not running. Many may ask at once, from many hubs.
@@ -209,4 +210,9 @@ def _status(cave: Cave, one: Declared, head: Mapping[str, Any], hint: str = "") 
         memory_bytes=number("rss_bytes"),
         command=command[:40] if isinstance(command, str) else None,
         hint=hint,
+        url=_url(cave, one),
     )
+
+
+def _url(cave: Cave, one: Declared) -> str:
+    return "" if one.page is None else f"/services/{one.name}/?cave={cave.name}"

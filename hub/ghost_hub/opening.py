@@ -47,8 +47,8 @@ async def _open(hub: Hub, name: str, request: Request) -> Response:
     try:
         place = await hub.of_scope(request.scope).place(asked.get("cave") or None)
         service = place.cave.service(name)
-        if name == "kernels":
-            raise NotFound("kernels have no page", hint="See /v1/jupyter, or /jupyter/.")
+        if service.declared.page is None:
+            raise NotFound(f"service {name} has no page", hint="It is for programs.")
         await service.start()
         looks = name == "vnc" and asked.get("view_only", "") in ("true", "1")
         path = f"/{service.declared.page}"

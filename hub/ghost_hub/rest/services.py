@@ -33,6 +33,7 @@ _SERVICE: dict[str, Any] = {
         "memory_bytes": {"type": "integer"},
         "command": {"type": ["string", "null"]},
         "hint": {"type": "string", "description": "What to do where the cave lacks it."},
+        "url": {"type": "string", "description": "Its page at this hub; empty when it has none."},
     },
     "required": ["name", "state"],
 }

@@ -28,6 +28,7 @@ from anyio.abc import SocketAttribute, UNIXSocketStream
 
 from ghost_mcp.cave import DEVTOOLS
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, TimedOut, Unsupported
+from ghost_mcp.spec import DESKTOP
 from ghost_servers.browser import chromium
 from ghost_servers.browser.messages import Messages
 from ghost_servers.browser.text import clean
@@ -210,9 +211,11 @@ async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
 
 
 async def _display(cave: Cave, stack: AsyncExitStack) -> dict[str, str]:
-    """The variable that names the cave's desktop, if that runs; it is then held as long as the browser."""
+    """The variable that names the cave's desktop, if it is wanted or runs; it is then held as long as the browser."""
     desktop = cave.service("vnc")
-    if (await desktop.status()).state in ("stopped", "missing", "failed"):
+    state = (await desktop.status()).state
+    wanted = cave.info.spec.labels.get(DESKTOP) == desktop.name
+    if state in ("missing", "failed") or (state == "stopped" and not wanted):
         return {}
     await stack.enter_async_context(desktop.using())
     return dict(desktop.declared.env)
