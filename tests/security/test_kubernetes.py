@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ import pytest
 import yaml
 
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits, State
+from ghost_mcp.backends.docker import backend as docker_backend
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.backends.kubernetes.starting import Starter
@@ -31,6 +33,7 @@ from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound
 from ghost_mcp.testing.basis import until
 from tests import engine_images
 from tests.conftest import held
+from tests.security import test_isolation
 from tests.security.racing import races
 from tests.security.test_files import (  # noqa: F401 - collected here
     canary,
@@ -60,6 +63,8 @@ from tests.security.test_resources import (  # noqa: F401 - collected here
 pytestmark = pytest.mark.kubernetes
 NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 POLICIES = Path(__file__).parents[2] / "configs/kubernetes/base/caves.yaml"
+PROFILES = Path("/var/lib/kubelet/seccomp")
+FILTER = Path(docker_backend.__file__).with_name("seccomp.json")
 SEED = 20261129
 _HUB = """
 import os, anyio
@@ -162,6 +167,31 @@ async def test_i3_syscalls_that_lead_out_are_refused(
     assert sockets <= {"unix", "inet", "inet6", "vsock", "netlink"}
 
 
+@pytest.fixture
+def profile() -> Iterator[str]:
+    """Ghost's own filter, where the node's kubelet takes it from, by its name there."""
+    cache = Path(os.environ.get("GHOST_TEST_CLUSTER_CACHE", "/var/cache/ghost-test-cluster"))
+    if not os.access(cache / "data/kubelet", os.W_OK):
+        pytest.skip("not run: the node is another machine")
+    file = PROFILES / f"ghost-test-{secrets.token_hex(4)}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(FILTER, file)
+    yield file.name
+    file.unlink()
+    with suppress(OSError):  # a kubelet of this machine's own has more there
+        PROFILES.rmdir()
+        PROFILES.parent.rmdir()
+
+
+async def test_i3_with_ghosts_own_filter_all_that_leads_out_is_refused(
+    own: Settings, profile: str
+) -> None:
+    seccomp = {"type": "Localhost", "localhostProfile": profile}
+    async with Ghost(backend=KubernetesBackend(replace(own, seccomp=seccomp))) as ghost:
+        made = await ghost.create(CaveSpec(ephemeral=True))
+        await test_isolation.test_i3_syscalls_are_refused_and_programs_still_run(made)
+
+
 async def test_i5_no_network_where_policies_are_enforced(
     cave: Cave, record_property: Callable[[str, object], None]
 ) -> None:
@@ -196,6 +226,24 @@ async def test_i7_caves_do_not_see_each_other(ghost: Ghost, cave: Cave) -> None:
 async def test_i4_a_pod_has_no_identity_in_the_cluster(cave: Cave) -> None:
     tried = await cave.exec("ls /var/run/secrets /run/secrets")
     assert tried.stdout == ""
+
+
+async def test_r3_no_file_of_the_node_can_be_filled(cave: Cave) -> None:
+    """The kubelet's file for last words is out of reach: it is on the node's disk, and in nobody's account."""
+    tried = await cave.exec(
+        "ls /dev/termination-log; ls /.ghost/sealed; echo x >/.ghost/sealed/log"
+    )
+    assert tried.stdout == ""
+    assert tried.stderr.count("Permission denied") == 2
+    mounts = (await cave.exec("cat /proc/self/mountinfo")).stdout.splitlines()
+    files = {
+        line.split()[4] for line in mounts if " - tmpfs " not in line and " - proc " not in line
+    }
+    told = {"/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/.ghost/sealed/log"}
+    writable = [name for name in told & files if name != "/.ghost/sealed/log"]
+    assert (
+        await cave.exec(f"for f in {' '.join(writable)}; do test -w $f && echo $f; done")
+    ).stdout == ""
 
 
 @pytest.mark.parametrize("where", BOMBS)

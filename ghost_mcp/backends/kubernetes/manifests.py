@@ -63,12 +63,16 @@ SHM_BYTES = 256 << 20
 TMP = "/tmp"  # noqa: S108  (the cave's)
 
 RELAY = [*runtime.argv(), "--relay", SOCKET]
+# The kubelet puts a file of the node there that anybody may write to and nobody counts: where the cave cannot go.
+SEALED = "/.ghost/sealed"
 # The loader is closed to readers, as everywhere: what runs by it cannot be looked into by its own user.
 _COPY = """
 import os, shutil
 for entry in os.scandir("/.ghost"):
     (shutil.copytree if entry.is_dir() else shutil.copy)(entry.path, "/into/" + entry.name)
 os.chmod("/into/ld.so", 0o111)
+os.mkdir("/into/sealed", 0o700)
+open("/into/sealed/log", "x").close()
 """
 
 
@@ -249,6 +253,7 @@ def _cave(spec: CaveSpec, settings: Settings, lonely_s: int) -> dict[str, Any]:
                 ("TMPDIR", TMP),
             )
         ],
+        "terminationMessagePath": f"{SEALED}/log",
         "securityContext": dict(_CLOSED),
         "resources": {"limits": most, "requests": _requests(settings.requests, most)},
         "volumeMounts": [
