@@ -43,6 +43,8 @@ the tools with their schemas.
 - A call that names no cave goes to your default cave, which is made on first use and keeps its files in /workspace. \
 The argument `cave`, or the header `Ghost-Cave`, names another of yours.
 - Errors are `application/problem+json`: `code` is stable, `hint` says what to do next.
+- To show a person what listens on a port of a cave: `POST /v1/caves/NAME/previews` with `{"port": 8000}` answers with a \
+link that opens once.
 - Large files: `POST /v1/filesystem/upload?path=P` with the file as the body, `GET /v1/filesystem/download?path=P`.
 
 ## Tools

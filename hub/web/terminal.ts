@@ -108,7 +108,7 @@ function start(cave: string, id: string): void {
   term.reset();
   const mine: Session = new Session(cave, id, (message) => { if (session === mine) heard(message); }, (gone) => {
     if (session !== mine) return;
-    if (gone) over(mine.id ? "this terminal has ended" : "the cave gives no terminal: is it running?");
+    if (gone) over(mine.id ? "this terminal has ended" : "no terminal: does the cave run, and may your token use it?");
     else {
       typed ||= typing === true;
       typing = false;
