@@ -76,7 +76,7 @@ def serving(*options: str, config: str = "", **env: str) -> Iterator[Served]:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-            left = left_in(state, without=("workspace", "run"))
+            left = left_in(state, without=("workspace", "run", "cache"))
             shutil.rmtree(state, ignore_errors=True)
             assert left == [], "a secret's value was written down"
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import tempfile
@@ -134,7 +135,9 @@ def path(data: bytes) -> None:
 
 @cache
 def _ledger() -> Ledger:
-    ledger = Ledger(Path(tempfile.mkdtemp(prefix="ghost-fuzz-")))
+    folder = tempfile.TemporaryDirectory(prefix="ghost-fuzz-")
+    atexit.register(folder.cleanup)
+    ledger = Ledger(Path(folder.name))
     ledger.prepare()
     return ledger
 
