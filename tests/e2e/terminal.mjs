@@ -61,8 +61,13 @@ try {
   // The connection breaks, and the page comes back to the same shell with what it had shown.
   await page.keyboard.type("kept=here\n");
   const broken = hub; // which does not know yet
+  await page.evaluate(() => { // it may be told for a moment only
+    const place = document.getElementById("state");
+    globalThis.told = [];
+    new MutationObserver(() => globalThis.told.push(place.textContent)).observe(place, { childList: true });
+  });
   await line.close({ code: 1001 });
-  await state(page, "not connected");
+  await page.waitForFunction(() => globalThis.told.some((text) => text.startsWith("not connected")));
   await state(page, "you type");
   await shown(page, "resized");
   await page.keyboard.type("echo still $kept\n");
