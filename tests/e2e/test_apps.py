@@ -34,7 +34,7 @@ pytestmark = [
 IMAGE = "ghost-full:latest"
 PICTURES = Path(__file__).parents[2] / ".cache/pictures"
 CAVE = "apps"
-PATIENCE_MS = 40_000
+PATIENCE_MS = 60_000
 # Its title tells what has been typed into any page of its kind.
 PAGE = """<body style="background: {0}"><input autofocus><script>
 const told = () => document.title = "typed: " + (localStorage.typed || "");
