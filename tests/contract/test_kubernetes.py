@@ -42,11 +42,37 @@ for folder in ("/workspace", "/home/cave", "/tmp"):
 
 
 @pytest.fixture(scope="session")
-def given(brought: str) -> dict[str, Any]:
-    """The settings of these tests' backends, of an instance that nobody else uses."""
+def late_class() -> Iterator[str]:
+    """A storage class that provides when a pod is placed: its pods do not wait for a scheduler's second try."""
     if "KUBECONFIG" not in os.environ:
         pytest.skip("not run: KUBECONFIG names no cluster")
+    path, name = "/apis/storage.k8s.io/v1/storageclasses", f"ghost-test-{secrets.token_hex(4)}"
+
+    async def make() -> None:
+        cluster = await Cluster.open(Settings())
+        try:
+            usual = (await cluster.pages(path, {}))[0]
+            late = {key: usual.get(key) for key in ("provisioner", "parameters", "reclaimPolicy")}
+            late |= {"metadata": {"name": name}, "volumeBindingMode": "WaitForFirstConsumer"}
+            await cluster.ask("POST", path, late)
+        finally:
+            await cluster.aclose()
+
+    async def remove() -> None:
+        cluster = await Cluster.open(Settings())
+        await cluster.ask("DELETE", f"{path}/{name}")
+        await cluster.aclose()
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(remove())
+
+
+@pytest.fixture(scope="session")
+def given(brought: str, late_class: str) -> dict[str, Any]:
+    """The settings of these tests' backends, of an instance that nobody else uses."""
     return {
+        "storage_class": late_class,
         "namespace": NAMESPACE,
         "instance": f"test-{secrets.token_hex(4)}",
         "runtime_image": brought,
