@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env, parse_host
 
 from ghost_mcp.errors import BackendUnavailable, Unsupported
+from ghost_mcp.sockets import Wired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +59,7 @@ class Address:
     async def connect(self) -> ByteStream:
         """A connection of our own, for what outlives one request. Raises OSError, ssl.SSLError."""
         if self.url.startswith(UNIX):
-            return await anyio.connect_unix(self.url.removeprefix(UNIX))
+            return Wired(await anyio.to_thread.run_sync(self._dial))
         at = urlsplit(self.url)
         host, port = at.hostname or "localhost", at.port or 2375
         if at.scheme != "https":
@@ -65,6 +67,16 @@ class Address:
         return await anyio.connect_tcp(
             host, port, ssl_context=self._tls_context(), tls_standard_compatible=False
         )
+
+    def _dial(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(PROBE_S)
+            sock.connect(self.url.removeprefix(UNIX))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _tls_context(self) -> ssl.SSLContext:
         config = self.tls
