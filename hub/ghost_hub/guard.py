@@ -21,6 +21,7 @@ from ghost_hub.preview import PREVIEW
 from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
 from ghost_mcp.errors import (
+    BackendUnavailable,
     GhostError,
     InvalidArgument,
     LimitExceeded,
@@ -105,6 +106,11 @@ class Guard:
         except Exception:
             if body.refused is None and not lasting.cut:
                 raise
+        except anyio.get_cancelled_exc_class():
+            # The hub was told to end, and its patience with calls is over: nothing is cancelled here for another reason.
+            if body.answered:
+                raise
+            await _refuse(scope, receive, send, Refused(_ending()), {"Connection": "close"})
         if body.refused is not None and not body.answered:
             late = isinstance(body.refused.error, TimedOut)
             more = {"Connection": "close"} if late else {}
@@ -404,6 +410,10 @@ async def _refuse(
             await send({"type": "websocket.close", "code": 1008})
         return
     await answer(scope, receive, send)
+
+
+def _ending() -> GhostError:
+    return BackendUnavailable("the hub ends before this was done", hint="Ask again once it serves.")
 
 
 class _Rates:

@@ -243,7 +243,7 @@ class ClusterPool(Pool):
         if not found:
             return None
         young = [name for name in found if not self._is_old(name)]
-        name = random.choice(young or found)  # noqa: S311
+        name = random.choice(young or found)  # noqa: S311 - no secret
         self._gone[name] = time.monotonic()
         return self._all()[name]["metadata"]["labels"][ID], None
 
