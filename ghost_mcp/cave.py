@@ -345,10 +345,14 @@ class Cave:
         """Connect to a TCP port on the cave's loopback, or of a side service of it, or to a unix socket in it."""
         head: dict[str, Any] = {"path": path} if path is not None else {"port": port}
         if service is not None:
-            head["host"] = await self._backend.address(self.id, service)
+            head["host"] = await self.address(service)
         async with await self._stream("dial", head) as stream:
             await stream.note()
             yield Piped(stream)
+
+    async def address(self, service: str) -> str:
+        """The IP address at which the cave reaches a side service. Raises NotFound, Unsupported where there are none."""
+        return await self._backend.address(self.id, service)
 
     # --- services --------------------------------------------------------------------------------
 

@@ -325,7 +325,11 @@ COMMANDS: dict[str, Command] = {
         "preview:link",
         "print a link that shows in a browser what listens on a port of a cave",
         CAVE,
-        Argument("target", metavar="PORT", help="a port, or the name of a service"),
+        Argument(
+            "target",
+            metavar="PORT",
+            help="a port, SIDE:PORT of a compose cave's side service, or the name of a service",
+        ),
         Argument(
             "--hub",
             metavar="URL",

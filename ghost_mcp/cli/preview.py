@@ -32,8 +32,7 @@ NOTE = "made by ghost preview"
 
 
 def link(options: argparse.Namespace, out: Output) -> int:
-    target = options.target
-    asked = {"port": int(target)} if target.isdigit() else {"service": target}
+    asked = _asked(options.target)
     token = os.environ.get("GHOST_TOKEN") or _own_token(options.tokens_file)
     told = _ask(options.hub.rstrip("/"), options.cave, token, asked)
     if out.json:
@@ -42,6 +41,14 @@ def link(options: argparse.Namespace, out: Output) -> int:
     out.line(told["url"])
     out.note("Open it within a minute: it is good once, for one browser.")
     return 0
+
+
+def _asked(target: str) -> dict[str, Any]:
+    """A port, SERVICE:PORT, or the name of a service, as the hub is asked for it."""
+    service, _, port = target.rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        return {"service": target}
+    return {"service": service, "port": int(port)} if service else {"port": int(port)}
 
 
 def _own_token(file: str | None) -> str:

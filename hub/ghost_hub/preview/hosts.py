@@ -30,7 +30,7 @@ from ghost_hub.preview.asking import (
 )
 from ghost_hub.preview.forward import forward
 from ghost_hub.preview.headers import KEEP_AUTHORIZATION, Upstream
-from ghost_hub.preview.naming import DOMAIN, label, port_of_target, split
+from ghost_hub.preview.naming import DOMAIN, beside, label, port_of_target, split
 from ghost_hub.preview.passes import COOKIE_S, Pass, Passes
 from ghost_hub.preview.routes import port_of
 from ghost_hub.preview.sockets import refuse_socket
@@ -274,7 +274,15 @@ class PreviewHosts:
             return Upstream(
                 dial=port_of(place, port), host=f"localhost:{port}", strip=False, shared=False
             )
-        service = place.cave.service(target)
+        try:
+            service = place.cave.service(target)
+        except NotFound:
+            side = beside(target)
+            if side is None:
+                raise
+            name, port = side
+            dial = partial(place.cave.dial, port, service=name)
+            return Upstream(dial=dial, host=f"{name}:{port}", strip=False, shared=False)
         return Upstream(dial=service.dial, host="localhost", strip=False, shared=False)
 
 

@@ -1,7 +1,7 @@
 # Only this file says which host shows which program of which cave. Two caves never share a name.
 """``TARGET--CAVE`` as one label of a host name.
 
-TARGET is a port or the name of a service. CAVE is the cave's name where that is enough: a cave of the user of this
+TARGET is a port, the name of a service, or SIDE-PORT: a port of a side service. CAVE is the cave's name where that is enough: a cave of the user of this
 machine, whose name has no ``--`` in it and does not look like an id. Every other cave, and one whose name would make the
 label too long, is called by its id, 16 hexadecimal digits, which no two caves have.
 """
@@ -17,7 +17,7 @@ from ghost_mcp.spec import NAME
 if TYPE_CHECKING:
     from ghost_mcp.spec import CaveInfo
 
-__all__ = ["DOMAIN", "label", "port_of_target", "split"]
+__all__ = ["DOMAIN", "beside", "label", "port_of_target", "split"]
 
 #: What a preview domain may look like: with a scheme, and a port, where people reach the hub by others than it has.
 DOMAIN = re.compile(
@@ -54,6 +54,14 @@ def split(text: str) -> tuple[str, str] | None:
 def port_of_target(target: str) -> int | None:
     """Its number, when a target is a port and no service."""
     return int(target) if target.isdigit() else None
+
+
+def beside(target: str) -> tuple[str, int] | None:
+    """A side service and its port, when a target may be one."""
+    name, dash, port = target.rpartition("-")
+    if not dash or not _PORT.fullmatch(port) or int(port) > 65535:
+        return None
+    return name, int(port)
 
 
 def _is_target(text: str) -> bool:

@@ -14,11 +14,13 @@ from ghost_mcp.errors import InvalidArgument
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from ghost_mcp.places import Place
+
 __all__ = ["rows"]
 
 
 class _NewPreview(BaseModel):
-    """One of ``port`` and ``service``; ``path`` is what it opens there."""
+    """A port of the cave, a service of it, or with both a port of a side service; ``path`` is what it opens there."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -65,13 +67,22 @@ async def _list(ask: Ask) -> Response:
 
 async def _link(ask: Ask) -> Response:
     asked = parse(_NewPreview, await ask.json())
-    if (asked.port is None) == (asked.service is None):
-        raise InvalidArgument("port or service: one of them", hint='{"port": 8000}')
+    if asked.port is None and asked.service is None:
+        raise InvalidArgument("port or service: one is needed", hint='{"port": 8000}')
     place = await ask.caves.place(ask.request.path_params["id"])
-    doors = ask.hub.previews.doors
-    if asked.service is not None and asked.service not in doors:
-        place.cave.service(asked.service)  # one that there is
-    link = ask.hub.previews.link(
-        ask.request.scope, place, asked.port or asked.service or "", asked.path
-    )
+    target = await _target(ask, place, asked)
+    link = ask.hub.previews.link(ask.request.scope, place, target, asked.path)
     return answer({"url": link.url, "expires": link.expires_at}, 201)
+
+
+async def _target(ask: Ask, place: Place, asked: _NewPreview) -> int | str:
+    """Raises NotFound for a service that is not there."""
+    if asked.service is None:
+        assert asked.port is not None  # noqa: S101 - one of them is given
+        return asked.port
+    if asked.port is not None:
+        await place.cave.address(asked.service)
+        return f"{asked.service}-{asked.port}"
+    if asked.service not in ask.hub.previews.doors:
+        place.cave.service(asked.service)
+    return asked.service
