@@ -123,10 +123,11 @@ async def test_p1_a_link_leads_nowhere_else(
         {"port": 0},
         {"port": 65536},
         {"service": "odd--"},
-        {"port": 1, "service": "vnc"},
     ):
         refused = await api.post(f"/v1/caves/{CAVE}/previews", json=body)
         assert refused.status_code in (400, 404), body
+    beside = await api.post(f"/v1/caves/{CAVE}/previews", json={"port": 1, "service": "vnc"})
+    assert beside.json()["detail"] == "a local cave has no side services"
 
 
 async def test_p1_only_the_owner_s_live_cave_has_a_host(
