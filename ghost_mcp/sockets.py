@@ -8,39 +8,41 @@ that bytes come.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 
 __all__ = ["Wired"]
 
 
 class Wired(ByteStream):
-    """Takes a connected stream socket over, of any family. One receives and one sends at a time."""
+    """Takes a connected stream socket over, of any family. One receives and one sends at a time.
+
+    The socket is closed when nobody waits for it any more: anyio knows who waits by the descriptor's number, and would
+    make the next socket of that number deaf.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return {SocketAttribute.raw_socket: lambda: self._sock}
+        self._waiting = 0
+        self._closed = False
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         await anyio.lowlevel.checkpoint_if_cancelled()
         waited = False
         while True:
+            self._check()
             try:
                 data = self._sock.recv(max_bytes)
                 break
             except BlockingIOError:
                 waited = True
-                await anyio.wait_readable(self._sock)
+                await self._wait(anyio.wait_readable)
             except OSError as exc:
-                raise self._failure() from exc
+                raise anyio.BrokenResourceError from exc
         if not waited:
             # What always has something must not keep others waiting; and what was taken is not lost when cancelled.
             await anyio.lowlevel.cancel_shielded_checkpoint()
@@ -52,25 +54,39 @@ class Wired(ByteStream):
         await anyio.lowlevel.checkpoint_if_cancelled()
         view = memoryview(item)
         while view:
+            self._check()
             try:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
-                await anyio.wait_writable(self._sock)
+                await self._wait(anyio.wait_writable)
             except OSError as exc:
-                raise self._failure() from exc
+                raise anyio.BrokenResourceError from exc
 
     async def send_eof(self) -> None:
+        self._check()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
-            raise self._failure() from exc
+            raise anyio.BrokenResourceError from exc
 
     async def aclose(self) -> None:
-        if self._sock.fileno() >= 0:
-            anyio.notify_closing(self._sock)
-            self._sock.close()
+        if not self._closed:
+            self._closed = True
+            if self._waiting:
+                anyio.notify_closing(self._sock)
+            else:
+                self._sock.close()
         await anyio.lowlevel.checkpoint()
 
-    def _failure(self) -> Exception:
-        closed = self._sock.fileno() < 0
-        return anyio.ClosedResourceError() if closed else anyio.BrokenResourceError()
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self._waiting += 1
+        try:
+            await ready(self._sock)
+        finally:
+            self._waiting -= 1
+            if self._closed and not self._waiting:
+                self._sock.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError

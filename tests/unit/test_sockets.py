@@ -81,3 +81,30 @@ async def test_who_waits_is_told_of_the_close(pair: Pair) -> None:
     with pytest.raises(anyio.BrokenResourceError):
         await other.send(b"x")
     await one.aclose()
+
+
+async def test_the_next_socket_of_a_closed_ones_number_hears(pair: Pair) -> None:
+    """One is closed under somebody who waits, and before that somebody knows it the number is another's."""
+    one, _ = pair
+    now = anyio.Event()
+    heard: list[bytes] = []
+
+    async def wait() -> None:
+        with pytest.raises(anyio.ClosedResourceError):
+            await one.receive()
+
+    async def come_after() -> None:
+        await now.wait()
+        mine, far = map(Wired, socket.socketpair())
+        async with mine, far, anyio.create_task_group() as both:
+            both.start_soon(far.send, b"x")
+            heard.append(await mine.receive())
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(come_after)
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            now.set()
+            await one.aclose()
+    assert heard == [b"x"]
