@@ -8,11 +8,12 @@ that bytes come.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 __all__ = ["Wired"]
 
@@ -29,6 +30,10 @@ class Wired(ByteStream):
         self._sock = sock
         self._waiting = 0
         self._closed = False
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {SocketAttribute.raw_socket: lambda: self._sock}
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         await anyio.lowlevel.checkpoint_if_cancelled()

@@ -6,9 +6,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import anyio
@@ -21,12 +23,16 @@ from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.images import Image, sources
 
+__all__ = ["base", "built", "engine", "full_image", "full_tree"]
+
 # A word that the builds of these tests are given as a setting of this machine: no layer may hold it.
 SENTINEL = "settings-of-this-machine.invalid"
 BASE_S = 600
 BUILD_S = 3000
 SAVING_S = 600  # the engine packs a whole image before it sends the first byte
-LOCK = Path(__file__).parents[2] / ".cache" / "images.lock"
+LOCK = Path(__file__).parents[1] / ".cache" / "images.lock"
+TREES = Path("/var/tmp")
+_TREE = "ghost-test-tree-"
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +86,46 @@ def built(base: str) -> Callable[[str], Image]:
     def build(name: str) -> Image:
         with _alone(), pytest.MonkeyPatch.context() as patch:
             patch.setenv("PIP_TRUSTED_HOST", SENTINEL)
-            return anyio.run(lambda: images.build(name, base=base, report=print))
+            # In a thread: the caller's may have a loop already, as Playwright's has.
+            with ThreadPoolExecutor(1) as pool:
+                work = partial(images.build, name, base=base, report=print)
+                return pool.submit(anyio.run, work).result()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def full_image(built: Callable[[str], Image]) -> str:
+    """The full image's reference."""
+    return built("full").references[0]
+
+
+@pytest.fixture(scope="session")
+def full_tree(engine: docker.APIClient, full_image: str) -> str:
+    """The full image's files as a root tree for local caves, kept for this machine's next run."""
+    folder = TREES / (_TREE + engine.inspect_image(full_image)["Id"].partition(":")[2][:12])
+    if os.geteuid() != 0:
+        pytest.skip("not run: to unpack a root tree, the tests run as root")
+    with _alone():
+        if not folder.is_dir():
+            for older in TREES.glob(f"{_TREE}*"):
+                shutil.rmtree(older)
+            _unpack(engine, full_image, folder)
+    return str(folder)
+
+
+def _unpack(engine: docker.APIClient, image: str, folder: Path) -> None:
+    half = folder.with_name(f"{folder.name}.half")
+    half.mkdir(mode=0o755)
+    container = engine.create_container(image, ["none"])["Id"]
+    try:
+        argv = ["tar", "-x", "-C", str(half), "--exclude=dev/*", "--exclude=proc/*"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as tar:
+            assert tar.stdin is not None
+            for piece in engine.export(container):
+                tar.stdin.write(piece)
+            tar.stdin.close()
+        assert tar.returncode == 0
+    finally:
+        engine.remove_container(container)
+    half.rename(folder)

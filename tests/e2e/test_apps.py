@@ -18,20 +18,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from ghost_mcp.backends.docker.engine import open_client
-from ghost_mcp.errors import BackendUnavailable
+from tests.built_images import BUILD_S, base, built, engine, full_image, full_tree
 from tests.serving import Served, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
+__all__ = ["base", "built", "engine", "full_image", "full_tree"]
+
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(BUILD_S),  # whoever comes first builds the image
     pytest.mark.skipif(shutil.which("chromium") is None, reason="not run: there is no chromium"),
 ]
-IMAGE = "ghost-full:latest"
 PICTURES = Path(__file__).parents[2] / ".cache/pictures"
 CAVE = "apps"
 PATIENCE_MS = 60_000
@@ -80,14 +80,14 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=["docker", "local"])
 def apps(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Apps]:
-    """Of a docker cave of the full image, and of a local one where this machine, or the tree in GHOST_TREE, has it all."""
+    """Of a docker cave of the full image, and of a local one of the same files."""
     backend: str = request.param
-    options = ["--image", IMAGE] if backend == "docker" else _of_this_machine()
-    if backend == "docker":
-        _need_image()
+    image = request.getfixturevalue("full_image" if backend == "docker" else "full_tree")
     PICTURES.mkdir(parents=True, exist_ok=True)
     with serving("--backend", backend) as hub:
-        _ghost(hub, "create", CAVE, "--backend", backend, "--memory", "3g", "--vnc", *options)
+        _ghost(
+            hub, "create", CAVE, "--backend", backend, "--memory", "3g", "--vnc", "--image", image
+        )
         headers = {"Authorization": f"Bearer {hub.token}"}
         with httpx2.Client(base_url=hub.url, headers=headers, timeout=90) as http:
             context = chromium.new_context(viewport={"width": 1440, "height": 960})
@@ -96,29 +96,6 @@ def apps(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Apps]:
             yield found
             context.close()
         _ghost(hub, "destroy", CAVE, "--backend", backend)
-
-
-def _need_image() -> None:
-    try:
-        client = open_client()
-    except BackendUnavailable as exc:
-        pytest.skip(f"not run: no container engine answers ({exc})")
-    there = client.images(name=IMAGE)
-    client.close()
-    if not there:
-        pytest.skip("not run: the image is not here: ghost image build full")
-
-
-def _of_this_machine() -> list[str]:
-    if tree := os.environ.get("GHOST_TREE"):
-        return ["--image", tree]
-    wanted = ("Xvnc", "openbox", "xclip", "xrandr", "code-server", "jupyter-lab")
-    lacking = [
-        name for name in wanted if shutil.which(name, path="/usr/local/bin:/usr/bin") is None
-    ]
-    if lacking:
-        pytest.skip(f"not run: this machine has no {', '.join(lacking)}")
-    return []
 
 
 def _ghost(hub: Served, *words: str) -> None:

@@ -23,7 +23,7 @@ from ghost_mcp.egress.presets import PRESETS
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.images import Image, machine, sources
 from ghost_mcp.warden import runtime
-from tests.images.conftest import BUILD_S, SENTINEL
+from tests.built_images import BUILD_S, SENTINEL
 
 if TYPE_CHECKING:
     from cyclonedx.validation.json import JsonStrictValidator

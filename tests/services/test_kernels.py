@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import anyio
 import pytest
 
 from ghost_mcp import Cave, CaveSpec, Ghost
-from ghost_mcp.backends.docker.engine import open_client
-from ghost_mcp.errors import BackendUnavailable, NotFound
+from ghost_mcp.errors import NotFound
 from ghost_mcp.services.kernels import Kernels
 from ghost_mcp.spec import MIB, Limits
+from tests.built_images import BUILD_S, base, built, engine, full_image
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
-IMAGE = "ghost-full:latest"
+__all__ = ["base", "built", "engine", "full_image"]
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(BUILD_S)]
 
 
-@asynccontextmanager
-async def full_cave() -> AsyncIterator[Cave]:
-    """A cave of the full image, if this machine has built it."""
-    try:
-        client = open_client()
-    except BackendUnavailable as exc:
-        pytest.skip(f"not run: no container engine answers ({exc})")
-    there = client.images(name=IMAGE)
-    client.close()
-    if not there:
-        pytest.skip("not run: the image is not here: ghost image build full")
+async def test_kernels_and_services_of_the_full_image(full_image: str) -> None:
     limits = Limits(memory_bytes=3072 * MIB, pids=800)
     async with (
         Ghost(backend="docker") as ghost,
-        await ghost.create(CaveSpec(image=IMAGE, ephemeral=True, limits=limits)) as cave,
+        await ghost.create(CaveSpec(image=full_image, ephemeral=True, limits=limits)) as cave,
     ):
-        yield cave
-
-
-async def test_kernels_and_services_of_the_full_image() -> None:
-    async with full_cave() as cave:
         await _kernels(cave)
         await _services(cave)
 
