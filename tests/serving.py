@@ -76,6 +76,8 @@ def serving(*options: str, config: str = "", **env: str) -> Iterator[Served]:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
+            if "Traceback" in (heard := (state / "stderr").read_text()):
+                print(f"the hub of {state} said:", heard[-8000:], sep="\n")
             left = left_in(state, without=("workspace", "run", "cache"))
             shutil.rmtree(state, ignore_errors=True)
             assert left == [], "a secret's value was written down"

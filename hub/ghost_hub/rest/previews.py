@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ghost_hub.preview.ports import listening
 from ghost_hub.rest.row import Ask, Row, answer, parse
-from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.errors import InvalidArgument, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -81,7 +81,10 @@ async def _target(ask: Ask, place: Place, asked: _NewPreview) -> int | str:
         assert asked.port is not None  # noqa: S101 - one of them is given
         return asked.port
     if asked.port is not None:
-        await place.cave.address(asked.service)
+        try:
+            await place.cave.address(asked.service)
+        except Unsupported as error:
+            raise NotFound(error.message, hint="Compose caves have some.") from error
         return f"{asked.service}-{asked.port}"
     if asked.service not in ask.hub.previews.doors:
         place.cave.service(asked.service)
