@@ -205,17 +205,20 @@ class Ghost:
 
     async def destroy(self, name: str) -> None:
         """Remove a cave and everything in it. Idempotent."""
+        home = self._homes.get(name)
+        if home is not None:  # an id that was seen here: no other engine need be asked for it
+            await self._destroy(await self.backend(home), name)
+            return
         for backend in await self._candidates(name):
-            try:
-                # An id of a cave that was seen here: its engine need not be asked for it once more.
-                cave_id = name if name in self._homes else (await backend.get(name)).id
-            except CaveNotFound:
-                continue
-            await self.drop_link(cave_id)
-            await backend.destroy(cave_id)
-            shutil.rmtree(backend.ledger(cave_id), ignore_errors=True)
-            self._homes.pop(cave_id, None)
-            self._own_secrets.pop(cave_id, None)
+            with suppress(CaveNotFound):
+                await self._destroy(backend, (await backend.get(name)).id)
+
+    async def _destroy(self, backend: Backend, cave_id: str) -> None:
+        await self.drop_link(cave_id)
+        await backend.destroy(cave_id)
+        shutil.rmtree(backend.ledger(cave_id), ignore_errors=True)
+        self._homes.pop(cave_id, None)
+        self._own_secrets.pop(cave_id, None)
 
     async def execute(
         self,
