@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import Mount
 
 from ghost_hub import about, desktop, opening, preview, rest
@@ -21,7 +23,6 @@ from ghost_mcp.errors import GhostError, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import ASGIApp
 
     from ghost_hub.guard import Verifier
@@ -61,6 +62,7 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             404: _missing,
             405: _wrong_method,
             GhostError: _refused,
+            ClientDisconnect: _gone,
             Exception: _failed,
         },
     )
@@ -87,6 +89,11 @@ async def _wrong_method(request: Request, exc: Exception) -> Response:
 async def _refused(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, GhostError)  # noqa: S101  (what the table above says)
     return problem(exc)
+
+
+async def _gone(request: Request, exc: Exception) -> Response:
+    """The client went in the middle of what it sent: no error of ours, and nobody hears the answer."""
+    return Response(status_code=400)
 
 
 async def _failed(request: Request, exc: Exception) -> Response:
