@@ -153,11 +153,17 @@ class TestKubernetes(BackendContract):
         async with self.make() as one, self.make() as other:
             info = await one.create(self.spec())
             try:
-                await one.stop(info.id)
-                started = await asyncio.gather(one.start(info.id), other.start(info.id))
-                assert [now.state for now in started] == [State.RUNNING] * 2
-                pods = await self.found("pods", info.id)
-                assert len([p for p in pods if not p["metadata"].get("deletionTimestamp")]) == 1
+                for pause_s in (0.0, 0.3):  # the second then finds a pod that does not run yet
+                    await one.stop(info.id)
+
+                    async def later(pause_s: float = pause_s) -> CaveInfo:
+                        await asyncio.sleep(pause_s)
+                        return await other.start(info.id)
+
+                    started = await asyncio.gather(one.start(info.id), later())
+                    assert [now.state for now in started] == [State.RUNNING] * 2
+                    pods = await self.found("pods", info.id)
+                    assert len([p for p in pods if not p["metadata"].get("deletionTimestamp")]) == 1
             finally:
                 await one.destroy(info.id)
 

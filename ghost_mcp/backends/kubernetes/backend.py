@@ -344,7 +344,10 @@ class KubernetesBackend(Backend):
     # --- changing --------------------------------------------------------------------------------
 
     async def start(self, cave_id: str, *, secrets: Mapping[str, bytes] | None = None) -> CaveInfo:
-        there = await self._find(cave_id)
+        there = await self._finder.find(cave_id)
+        if there is None and (begun := await self._begun(cave_id)) is not None:
+            return await self._settled(begun)
+        there = there or await self._find(cave_id)
         spec, space = there.info.spec, there.space
         after(there.info.state, Event.START, spec.name)
         if there.info.state is State.RUNNING:
@@ -366,6 +369,12 @@ class KubernetesBackend(Backend):
             with anyio.CancelScope(shield=True):
                 await self._finder.delete(space, "pods", pod["metadata"]["name"])
             raise
+
+    async def _begun(self, ref: str) -> CaveSpec | None:
+        """A cave that is not to be found though it has a record: somebody is making or starting it."""
+        record = await self._finder.record(ref)
+        made = None if record is None else manifests.info_of(record, None, self.config)
+        return None if made is None else made.spec
 
     async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
         there = await self._find(cave_id)
