@@ -135,6 +135,10 @@ class Ghost:
             spec = CaveSpec.from_dict(settings)
         elif settings:
             raise InvalidArgument("give a spec or its fields, not both")
+        if spec.network.allow:
+            from ghost_mcp.egress.policy import read_rules  # most caves have no network
+
+            read_rules(spec.network.allow)
         backend = await self.backend(spec.backend)
         spec = spec.with_(backend=backend.name)
         if spec.project is not None and not backend.projects:

@@ -141,9 +141,9 @@ class NetworkPolicy:
         _at_least("bytes_per_s", self.bytes_per_s, 1024)
         _at_least("total_bytes", self.total_bytes, 1024)
         if self.allow:
-            from ghost_mcp.egress.policy import read_rules  # most caves have no network
+            from ghost_mcp.egress.policy import check_rules  # most caves have no network
 
-            read_rules(self.allow)
+            check_rules(self.allow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Ledger:
         return tuple(one for one in self._read[1] if one.until is None or one.until > now)
 
     def grant(self, rule: str, *, for_s: float | None = None) -> Grant:
-        """Add a rule, which all that serve the cave heed from the next connection on. Raises InvalidArgument."""
+        """Add a rule, which all that serve the cave heed from the next connection on. Raises as read_rules."""
         import fcntl
 
         read_rules([rule])

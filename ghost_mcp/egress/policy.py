@@ -9,7 +9,7 @@ A rule of a policy's list is one of
 ``NAME:8080``       on that port only; ``NAME:*`` on every port. Rules for addresses take ports too
 ``192.0.2.7``       that address, asked for by number; also private and loopback ones: ``127.0.0.1:8080``
 ``10.0.0.0/8``      every address of that network; ``[fd00::/8]:443`` when a port follows IPv6
-``@pip``            a preset, see ``presets``
+``@pip``            a preset: what the machine that serves the cave uses for it, see ``presets``
 ==================  ==================================================================================
 
 A name must be listed by name, an address by number. Where a listed name leads must then be public, or listed by
@@ -18,7 +18,7 @@ number as well: so no name, however it is resolved, reaches the host or its netw
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -31,9 +31,19 @@ from ghost_mcp.egress.hosts import (
     unwrapped,
 )
 from ghost_mcp.egress.presets import PRESETS, preset
-from ghost_mcp.errors import InvalidArgument
+from ghost_mcp.errors import InvalidArgument, Unsupported
 
-__all__ = ["DEFAULT_PORTS", "MAX_RULES", "Policy", "Rule", "Target", "Verdict", "read_rules"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "MAX_RULES",
+    "Policy",
+    "Rule",
+    "Target",
+    "Verdict",
+    "check_rules",
+    "known_rules",
+    "read_rules",
+]
 
 DEFAULT_PORTS = frozenset({80, 443})
 MAX_RULES = 1000
@@ -77,13 +87,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule. ``ports`` None is every port; a rule has a name or a network."""
+    """One rule. ``ports`` None is every port; a rule has a name or a network, or ``lacks`` says why neither."""
 
     text: str
     name: str = ""
     below: bool = False
     network: IPv4Network | IPv6Network | None = None
     ports: frozenset[int] | None = DEFAULT_PORTS
+    lacks: str = ""
 
     def names(self, host: str) -> bool:
         if self.below:
@@ -98,24 +109,49 @@ class Rule:
 
 
 def read_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
-    """Rules from their texts, presets replaced by what they hold. Raises InvalidArgument."""
+    """Rules from their texts, presets replaced by what they hold here.
+
+    Raises InvalidArgument, and Unsupported for a preset that this machine knows nothing of.
+    """
+    return _all(texts, _filled)
+
+
+def known_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
+    """The same for a cave that is there: what this machine knows nothing of leads nowhere, and says so."""
+    return _all(texts, _as_far_as_known)
+
+
+def check_rules(texts: Iterable[str]) -> None:
+    """Raises InvalidArgument for what is no rule, on whatever machine."""
+    _all(texts, lambda text: [Rule(text=text)])
+
+
+def _all(texts: Iterable[str], fill: Callable[[str], list[Rule]]) -> tuple[Rule, ...]:
     rules: list[Rule] = []
-    for text in texts:
-        rules += _read(text)
-        if len(rules) > MAX_RULES:
+    for number, text in enumerate(dict.fromkeys(map(_checked, texts))):
+        if number == MAX_RULES:
             raise InvalidArgument(f"more than {MAX_RULES} rules for a cave's network")
+        rules += fill(text) if text.startswith("@") else [_rule(text, text)]
     return tuple(rules)
 
 
-def _read(text: str) -> list[Rule]:
+def _checked(text: str) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= 300 or text != text.strip():
         raise InvalidArgument(f"not a network rule: {text!r:.100}", hint=_HINT)
-    if text.startswith("@"):
-        hosts = preset(text[1:])
-        if hosts is None:
-            raise InvalidArgument(f"no such preset: {ascii(text)[1:60]}", hint=_HINT)
-        return [_rule(f"{text} ({name})", name) for name in hosts]
-    return [_rule(text, text)]
+    if text.startswith("@") and text[1:] not in PRESETS:
+        raise InvalidArgument(f"no such preset: {ascii(text)[1:60]}", hint=_HINT)
+    return text
+
+
+def _filled(text: str) -> list[Rule]:
+    return [_rule(f"{text} ({name})", name) for name in preset(text[1:])]
+
+
+def _as_far_as_known(text: str) -> list[Rule]:
+    try:
+        return _filled(text)
+    except Unsupported as exc:
+        return [Rule(text=text, lacks=exc.message)]
 
 
 def _rule(text: str, given: str) -> Rule:
@@ -174,7 +210,8 @@ class Policy:
         if self.open:
             return Verdict(allowed=True, rule="open")
         rules = [rule for rule in self.rules if rule.names(target.host)]
-        return self._by_port(rules, target, f"{target.host} is not on this cave's list")
+        lacking = "".join(f"; {rule.lacks}" for rule in self.rules if rule.lacks)
+        return self._by_port(rules, target, f"{target.host} is not on this cave's list{lacking}")
 
     def address(self, target: Target, address: Address, *, own: bool = False) -> Verdict:
         """The verdict on one address that is about to be connected to. ``own``: it is the host's own."""

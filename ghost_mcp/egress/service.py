@@ -12,7 +12,7 @@ import anyio
 
 from ghost_mcp.egress.gateway import BROKEN, Gateway
 from ghost_mcp.egress.http import serve_http
-from ghost_mcp.egress.policy import Policy, read_rules
+from ghost_mcp.egress.policy import Policy, known_rules
 from ghost_mcp.egress.socks import VERSION, serve_socks
 from ghost_mcp.errors import GhostError
 
@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 def current_policy(network: NetworkPolicy, ledger: Ledger) -> Callable[[], Policy]:
     """What a cave may reach now: its own rules and what it was granted since."""
-    own = read_rules(network.allow)
+    own = known_rules(network.allow)
 
     def now() -> Policy:
-        granted = read_rules(grant.rule for grant in ledger.grants())
+        granted = known_rules(grant.rule for grant in ledger.grants())
         return Policy(open=network.mode == "open", rules=(*own, *granted))
 
     return now

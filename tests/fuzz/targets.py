@@ -21,7 +21,7 @@ from ghost_mcp.egress.flow import Counted, Meter
 from ghost_mcp.egress.gateway import Gateway
 from ghost_mcp.egress.hosts import normal_host
 from ghost_mcp.egress.ledger import Ledger
-from ghost_mcp.egress.policy import Policy, Target, read_rules
+from ghost_mcp.egress.policy import Policy, Target, known_rules
 from ghost_mcp.egress.service import current_policy, serve
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.spec import NetworkPolicy
@@ -105,7 +105,7 @@ def host(data: bytes) -> None:
 def rules(data: bytes) -> None:
     """Whatever a policy lists, it opens nothing that is forbidden, and the host only by number."""
     try:
-        listed = read_rules(data.decode("utf-8", "surrogateescape").split("\n"))
+        listed = known_rules(data.decode("utf-8", "surrogateescape").split("\n"))
     except InvalidArgument:
         return
     policy = Policy(open=False, rules=listed)

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ghost_mcp.egress.hosts import forbidden, is_public, normal_host
-from ghost_mcp.egress.policy import Policy, Target, read_rules
+from ghost_mcp.egress.policy import Policy, Target, known_rules
 from ghost_mcp.errors import InvalidArgument
 
 PIECES = st.sampled_from(
@@ -50,7 +50,7 @@ def test_a_host_is_read_to_one_form_or_refused(text: str) -> None:
 @given(TEXTS)
 def test_a_rule_is_read_or_refused_and_opens_nothing_forbidden(text: str) -> None:
     try:
-        rules = read_rules([text])
+        rules = known_rules([text])
     except InvalidArgument:
         return
     policy = Policy(open=False, rules=rules)
