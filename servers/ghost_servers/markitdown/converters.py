@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,6 +23,7 @@ from ghost_mcp.errors import (
 )
 from ghost_mcp.spec import MIB, CaveSpec, Limits
 from ghost_servers.markitdown.incave import wire
+from ghost_servers.markitdown.installed import installed
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -45,11 +42,7 @@ IDLE_S = 300.0
 LIMITS = Limits(memory_bytes=1536 * MIB, pids=64, tmp_bytes=16 * MIB)
 # Threads of a numerical library would not survive the forks, and none is needed.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-PROGRAM, SOCKET = "/opt/ghost", "/tmp/converter.sock"  # noqa: S108  (in the converter cave)
-_START = (
-    "import sys; sys.path[:] = [sys.argv[2], *sys.path, sys.argv[3]]; "
-    "from converter.zygote import main; main(sys.argv[1])"
-)
+SOCKET = "/tmp/converter.sock"  # noqa: S108  (in the converter cave)
 
 
 def converter_for(cave: Cave) -> Converter:
@@ -144,8 +137,7 @@ class Converter:
             return self._cave
 
     async def _start(self) -> Cave:
-        packages = await anyio.to_thread.run_sync(_packages)
-        mounts = await anyio.to_thread.run_sync(_mounts, packages)
+        here = await anyio.to_thread.run_sync(installed)
         cave = await self._ghost.create(
             CaveSpec(
                 backend="local",
@@ -153,13 +145,13 @@ class Converter:
                 limits=LIMITS,
                 ephemeral=True,
                 idle_timeout_s=IDLE_S,
-                mounts=mounts,
+                mounts=here.mounts,
                 labels={"ghost/role": "converter"},
             )
         )
         try:
-            argv = [sys.executable, "-I", "-B", "-c", _START, SOCKET, PROGRAM, packages]
-            done = await cave.exec(argv, env=ENVIRONMENT, timeout_s=START_S)
+            environment = {**ENVIRONMENT, **here.environment}
+            done = await cave.exec(here.argv(SOCKET), env=environment, timeout_s=START_S)
             if done.exit_code:
                 last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
                 raise BackendUnavailable(f"the converter did not start: {last[:300]}")
@@ -206,28 +198,3 @@ async def _converse(
             "the converter ended while it converted this document",
             hint="It may need too much memory. The next document gets a new converter.",
         ) from exc
-
-
-def _packages() -> str:
-    """The folder that markitdown is installed in."""
-    spec = importlib.util.find_spec("markitdown")
-    if spec is None or not spec.origin:
-        raise BackendUnavailable("markitdown is not installed", hint="pip install markitdown")
-    return str(Path(spec.origin).parents[1])
-
-
-def _mounts(packages: str) -> dict[str, str]:
-    """The interpreter that runs here and its packages, at their own paths, and the converter's program."""
-    interpreter = os.path.realpath(sys.executable)
-    folders = {
-        sys.prefix,
-        sys.base_prefix,
-        os.path.dirname(os.path.dirname(interpreter)),
-        packages,
-    }
-    mounts: dict[str, str] = {}
-    for folder in sorted(folders):
-        seen = ("/usr", *mounts)  # a cave has /usr anyhow
-        if folder != "/" and not any(f"{folder}/".startswith(f"{other}/") for other in seen):
-            mounts[folder] = folder
-    return mounts | {f"{PROGRAM}/converter": str(Path(__file__).with_name("incave"))}
