@@ -114,6 +114,14 @@ class Basis:
 
     # --- the suite's own -------------------------------------------------------------------------
 
+    async def nothing_left(self, cave_id: str) -> None:
+        """Wait until the engine has nothing of a cave: one that removes what has ended does so a moment later."""
+
+        async def nothing() -> bool:
+            return await self.leftovers(cave_id) == []
+
+        await until(nothing)
+
     def spec(self, **changes: Any) -> CaveSpec:
         """A spec of this test's own: what it leaves behind is found by its owner."""
         if not self._owner:

@@ -56,7 +56,7 @@ class Endings(Basis):
             await backend.destroy(spec.id)
             await backend.destroy(spec.id)
             assert await self.state_of(backend, spec.full_name) == "gone"
-            assert await self.leftovers(spec.id) == []
+            await self.nothing_left(spec.id)
             again = await backend.create(self.spec(name=spec.name))
             assert again.state == "running"
 
@@ -73,7 +73,7 @@ class Endings(Basis):
                     for number in range(MANY):
                         tasks.start_soon((backend, other)[number % 2].destroy, info.id)
             assert await self.state_of(backend, info.id) == "gone"
-            assert await self.leftovers(info.id) == []
+            await self.nothing_left(info.id)
 
     async def test_a_cave_ends_by_itself_at_its_deadline(self) -> None:
         async with self.backend() as backend:
@@ -125,7 +125,7 @@ class Endings(Basis):
                 passing = await backend.create(self.spec(ephemeral=True))
                 lasting = await backend.create(self.spec())
             assert await self.state_of(other, passing.id) == "gone"
-            assert await self.leftovers(passing.id) == []
+            await self.nothing_left(passing.id)
             async with self.view(lasting.id) as cave:
                 assert (await cave.exec(["true"])).exit_code == 0
 
@@ -224,8 +224,8 @@ class Pools(Basis):
             async with self.view(claimed[0].id) as cave:
                 assert (await cave.exec(["true"])).exit_code == 0
             await other.destroy(claimed[0].id)
-            assert await self.leftovers(claimed[0].id) == []
-            assert await self.leftovers(prepared) == []
+            await self.nothing_left(claimed[0].id)
+            await self.nothing_left(prepared)
 
     async def test_a_prepared_cave_is_no_cave_yet_and_ends_with_its_maker(self) -> None:
         async with self.backend() as backend:
@@ -240,10 +240,7 @@ class Pools(Basis):
                 await ended(stream)
             await stream.aclose()
 
-            async def nothing_is_left() -> bool:  # an engine removes what has ended, a moment later
-                return not await self.leftovers(prepared)
-
-            await until(nothing_is_left)
+            await self.nothing_left(prepared)
 
     async def test_a_claim_under_a_taken_name_is_a_conflict(self) -> None:
         async with self.backend() as backend:
@@ -255,7 +252,7 @@ class Pools(Basis):
                 await backend.claim(prepared, self.passing(name=taken.name))
             assert [info.id for info in await self.ours(backend)] == [taken.id]
             await backend.destroy(prepared)
-            assert await self.leftovers(prepared) == []
+            await self.nothing_left(prepared)
 
     async def test_a_pool_of_a_shape_serves_what_has_that_shape(self) -> None:
         if not self.make().pools:

@@ -99,7 +99,7 @@ class Creation(Basis):
             assert first.name in str(caught.value)
             with pytest.raises(CaveNotFound):
                 await backend.get(second.id)
-            assert await self.leftovers(second.id) == []
+            await self.nothing_left(second.id)
             assert [info.id for info in await self.ours(backend)] == [first.id]
             assert await self.boot(first.id) == boot
 
@@ -120,7 +120,8 @@ class Creation(Basis):
             assert (await backend.get(first.full_name)).id == made[0]
             assert [info.id for info in await self.ours(backend)] == made
             for spec in specs:
-                assert spec.id in made or await self.leftovers(spec.id) == []
+                if spec.id not in made:
+                    await self.nothing_left(spec.id)
 
     async def test_what_cannot_be_enforced_is_refused_and_leaves_nothing(self) -> None:
         async with self.backend() as backend:
@@ -129,7 +130,7 @@ class Creation(Basis):
                 with pytest.raises((InvalidArgument, Unsupported)) as caught:
                     await backend.create(spec)
                 assert caught.value.message
-                assert await self.leftovers(spec.id) == []
+                await self.nothing_left(spec.id)
             assert await self.ours(backend) == []
 
     @pytest.mark.parametrize("after_s", [0.0, 0.005, 0.02, 0.1, 0.4])
@@ -141,7 +142,7 @@ class Creation(Basis):
             there = [info.id for info in await self.ours(backend)]
             assert there == ([] if scope.cancelled_caught else [spec.id])
             if scope.cancelled_caught:
-                assert await self.leftovers(spec.id) == []
+                await self.nothing_left(spec.id)
 
     async def test_a_cave_is_found_by_name_and_by_id(self) -> None:
         async with self.backend() as backend:
@@ -307,7 +308,7 @@ class States(Basis):
             await backend.stop(info.id, pause=True)
             await backend.destroy(info.id)
             assert await self.state_of(backend, info.id) == "gone"
-            assert await self.leftovers(info.id) == []
+            await self.nothing_left(info.id)
 
     async def test_each_connection_is_one_of_its_own(self) -> None:
         async with self.backend() as backend:

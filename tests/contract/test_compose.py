@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +252,7 @@ class TestCompose(of_docker.TestDocker):
                     datagrams.recv(100)
                 assert cave.info.assurance["network"].enforced
                 cave_id = cave.id
-        assert await self.leftovers(cave_id) == []
+        await self.nothing_left(cave_id)
         names = [v["Name"] for v in self.engine.volumes()["Volumes"]]
         assert any(name.startswith("ghost-runtime-") for name in names)  # it was another's
 
@@ -327,7 +326,7 @@ class TestCompose(of_docker.TestDocker):
             said = await asyncio.to_thread(hub.stdout.readline)
             assert said.strip() == spec.id
             assert await self.leftovers(spec.id) != []
-        await until(partial(self._nothing_left, spec.id))
+        await self.nothing_left(spec.id)
 
     async def test_nothing_is_left_when_the_hub_is_killed_before_the_cave_starts(self) -> None:
         """The container is there then, and has no program that could end it."""
@@ -341,7 +340,7 @@ class TestCompose(of_docker.TestDocker):
 
         with self._hub(spec):
             await until(side_runs)
-        await until(partial(self._nothing_left, spec.id))
+        await self.nothing_left(spec.id)
 
     @contextmanager
     def _hub(self, spec: CaveSpec) -> Iterator[subprocess.Popen[str]]:
@@ -355,15 +354,12 @@ class TestCompose(of_docker.TestDocker):
             finally:
                 hub.kill()
 
-    async def _nothing_left(self, cave_id: str) -> bool:
-        return await self.leftovers(cave_id) == []
-
     async def test_a_cave_removed_by_hand_takes_its_services_with_it(self) -> None:
         async with self.backend() as backend:
             info = await backend.create(self.spec())
             self.engine.remove_container(self.container(info), v=True, force=True)
             assert await self.ours(backend) == []
-            assert await self.leftovers(info.id) == []
+            await self.nothing_left(info.id)
 
     async def test_secrets_are_in_no_file_and_nothing_of_ours_is_put_into_it(
         self, monkeypatch: pytest.MonkeyPatch
@@ -387,7 +383,7 @@ class TestCompose(of_docker.TestDocker):
             spec = self.spec(project=file)
             with pytest.raises(BackendUnavailable, match="failed"):
                 await backend.create(spec)
-            assert await self.leftovers(spec.id) == []
+            await self.nothing_left(spec.id)
 
     async def test_from_the_command_line(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -404,7 +400,7 @@ class TestCompose(of_docker.TestDocker):
         shown = json.loads(await asyncio.to_thread(_ghost, "info", "shop", "--json"))
         assert shown["spec"]["project"]["service"] == "web"
         assert "destroyed shop" in await asyncio.to_thread(_ghost, "destroy", "shop")
-        assert await self.leftovers(shown["id"]) == []
+        await self.nothing_left(shown["id"])
 
 
 def _ghost(*arguments: str) -> str:

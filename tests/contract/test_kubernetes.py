@@ -199,7 +199,7 @@ class TestKubernetes(BackendContract):
                 both = [f"pods/{name}", f"persistentvolumeclaims/{name}"]
                 assert await backend.leftovers(remove=False) == both
                 assert await backend.leftovers(remove=True) == both
-                assert await self.leftovers(begun.id) == []
+                await self.nothing_left(begun.id)
                 assert await backend.leftovers(remove=False) == []
                 assert (await backend.get(kept.id)).state is State.RUNNING
             finally:
