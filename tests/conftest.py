@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 from ghost_mcp import Cave, CaveSpec, Ghost
 from tests.security.canary import left_in
 from tests.serving import Served, serving
 
 T = TypeVar("T")
+
+# A machine that is shared is slow at times: what takes an example long is no fault of the example.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @asynccontextmanager

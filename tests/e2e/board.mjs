@@ -62,7 +62,7 @@ try {
   await check(stranger, "signed-out");
 
   const page = await open({ viewport: { width: 1200, height: 800 } });
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   await page.goto(`${url}/?token=${token}`);
   assert.equal(page.url(), `${url}/`);
   await page.getByRole("heading", { name: "Caves" }).waitFor();

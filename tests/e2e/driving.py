@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["MODULES", "ROOT", "drive", "needs_browser", "needs_npm"]
+__all__ = ["MODULES", "MOST_S", "ROOT", "drive", "needs_browser", "needs_npm"]
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / ".cache/npm/bin/node"

@@ -37,7 +37,7 @@ const nap = `1000.${Math.floor(Math.random() * 1e9)}`;
 const stop = new AbortController();
 setTimeout(() => stop.abort(), 1000);
 seen.cancelled = await call("shell_exec", { command: `sleep ${nap}`, timeout_s: 60 }, { signal: stop.signal }).then(() => false, () => true);
-for (let tries = 0; tries < 50; tries += 1) {
+for (const end = Date.now() + 60_000; Date.now() < end;) {
   seen.left = text(await call("shell_exec", { command: `cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep ${nap}'` })).trim().split(/\s/)[0];
   if (seen.left === "0") break;
 }

@@ -26,7 +26,7 @@ const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", arg
 const errors = [];
 const open = async () => {
   const page = await (await browser.newContext({ viewport: { width: 900, height: 600 } })).newPage();
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(60_000);
   page.on("pageerror", (error) => errors.push(String(error)));
   return page;
 };

@@ -14,7 +14,7 @@ const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", arg
 const errors = [];
 const open = async (with_token, options) => {
   const page = await (await browser.newContext(options)).newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (line) => {
     // The last is said by what stands in for the routed socket, while it closes: the page's own code asks first.
@@ -34,6 +34,18 @@ const check = async (page, name) => {
   assert.deepEqual(violations.map((v) => `${name}: ${v.id}: ${v.nodes.map((n) => `${n.html} ${n.failureSummary}`).join("; ")}`.slice(0, 1500)), []);
 };
 const state = (page, text) => page.getByRole("status").filter({ hasText: text }).waitFor();
+// What the shell says of its size, once it is as wanted: the page tells of a change a moment after it is drawn.
+let asked = 0;
+const sized = async (page, wanted) => {
+  for (const end = Date.now() + 60_000; ;) {
+    asked += 1;
+    await page.keyboard.type(`clear; stty size; echo si''zed-${asked}\n`);
+    await shown(page, `sized-${asked}`);
+    const [rows, columns] = (await page.locator(".xterm-rows").innerText()).match(/(\d+) (\d+)/).slice(1).map(Number);
+    if (wanted(rows, columns)) return columns;
+    assert.ok(Date.now() < end, `${rows} ${columns}`);
+  }
+};
 const shown = (page, text) => page.waitForFunction((wanted) => document.querySelector(".xterm-rows")?.innerText.replaceAll("\u00a0", " ").includes(wanted), text);
 
 try {
@@ -47,18 +59,18 @@ try {
 
   await page.goto(`${url}/terminal/?cave=${cave}`);
   await state(page, "you type");
-  await page.keyboard.type("PS1='$ '; clear; stty size; echo gr''üße; printf '\\e[1;32mgreen\\e[0m \\e[38;2;200;80;0mtrue colour\\e[0m\\n'");
+  await page.keyboard.type("PS1='$ '\n");
+  const columns = await sized(page, (rows, columns) => columns > 80 && rows > 20);
+  await page.keyboard.type("echo gr''üße; printf '\\e[1;32mgreen\\e[0m \\e[38;2;200;80;0mtrue colour\\e[0m\\n'");
   await page.keyboard.press("Enter");
   await shown(page, "grüße");
   await shown(page, "true colour");
-  const [rows, columns] = (await page.locator(".xterm-rows").innerText()).match(/(\d+) (\d+)/).slice(1).map(Number);
-  assert.ok(columns > 80 && rows > 20, `${rows} ${columns}`);
   await check(page, "terminal");
 
   await page.setViewportSize({ width: 700, height: 500 });
-  await page.keyboard.type("clear; stty size; echo resi''zed\n");
+  await sized(page, (_, now) => now < columns);
+  await page.keyboard.type("echo resi''zed\n");
   await shown(page, "resized");
-  assert.ok(Number((await page.locator(".xterm-rows").innerText()).match(/\d+ (\d+)/)[1]) < columns);
 
   // The connection breaks, and the page comes back to the same shell with what it had shown.
   await page.keyboard.type("kept=here\n");

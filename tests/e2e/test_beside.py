@@ -51,5 +51,5 @@ async def test_a_side_service_is_shown_by_its_port(roomy_image: str) -> None:
                 return answer.text == "from the side\n"
 
             await until(shown)
-            async with httpx2.AsyncClient(base_url=hub.url) as stranger:
+            async with httpx2.AsyncClient(base_url=hub.url, timeout=60) as stranger:
                 assert (await stranger.get("/a.txt", headers=host)).status_code == 401

@@ -239,14 +239,24 @@ async def test_two_replicas_in_the_cluster(spaces: tuple[str, str], tmp_path: Pa
             try:
                 first, second = await _pods(spaces[0], 2)
                 await _used(first, second, token)
-                said = kubectl("-n", spaces[0], "logs", "-l", "app.kubernetes.io/name=ghost-hub")
-                lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+                lines = await _audit(spaces[0], 4)
                 assert [line["tool"] for line in lines].count("shell_exec") == 2
                 assert {line["cave"] for line in lines} == {"alice/kept"}
             finally:
                 kubectl("-n", spaces[0], "delete", "deployment", "ghost-hub", "--wait=false")
                 kubectl("-n", spaces[0], "delete", "pods", "--all", "--grace-period=0", "--force")
                 kubectl("-n", spaces[1], "delete", "pods", "--all", "--grace-period=0", "--force")
+
+
+async def _audit(space: str, count: int) -> list[dict[str, Any]]:
+    """What the hubs have written down, once it is so much: the node takes a line a moment after it was said."""
+    with anyio.fail_after(START_S):
+        while True:
+            said = kubectl("-n", space, "logs", "-l", "app.kubernetes.io/name=ghost-hub")
+            lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+            if len(lines) >= count:
+                return lines
+            await anyio.sleep(0.5)
 
 
 async def _used(first: str, second: str, token: str) -> None:

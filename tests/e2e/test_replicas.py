@@ -44,6 +44,7 @@ class Replica:
             self._lines.append(line)
 
     def audit(self) -> list[dict[str, Any]]:
+        """What has come of it so far: a line comes a moment after its answer."""
         return [json.loads(line) for line in self._lines if line.startswith("{")]
 
     def client(self) -> httpx2.AsyncClient:
@@ -128,7 +129,9 @@ async def test_any_replica_serves_any_call(pair: Pair) -> None:
         assert (await http.delete("/v1/caves/shared")).status_code == 200
     async with first.client() as http:
         assert (await http.get("/v1/caves/shared")).status_code == 404
-    lines = [*first.audit(), *second.audit()]
+    with anyio.fail_after(30):
+        while len(lines := [*first.audit(), *second.audit()]) < 4:
+            await anyio.sleep(0.05)
     assert [line["tool"] for line in lines] == [
         *("POST /v1/caves", "shell_exec"),
         *("shell_exec", "DELETE /v1/caves/{id}"),
@@ -184,7 +187,7 @@ async def test_a_session_of_one_is_none_of_the_other(pair: Pair) -> None:
 
 
 async def test_readiness_needs_no_token_and_tells_nothing(pair: Pair) -> None:
-    async with httpx2.AsyncClient(base_url=pair[0].url) as http:
+    async with httpx2.AsyncClient(base_url=pair[0].url, timeout=60) as http:
         answer = await http.get("/ready")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
     async with pair[0].client() as http:

@@ -71,9 +71,11 @@ async def test_a_call_by_rest_is_a_span_below_the_caller_s() -> None:
             assert (await http.post("/v1/shell/exec", json=body)).json()["exit_code"] == 3
             gone = await http.post("/v1/file/read", json={"path": "/nowhere"})
             assert gone.status_code == 404
-        with anyio.fail_after(20):
-            while "tools/call file_read" not in (said := (hub.state / "stderr").read_text()):
+        said = ""
+        with anyio.fail_after(60):  # until it is there, to the end of its line
+            while not ("tools/call file_read" in said and said.endswith("\n")):
                 await anyio.sleep(0.05)
+                said = (hub.state / "stderr").read_text()
     assert SECRET not in said
     spans = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     calls = {span["name"]: span for span in spans if span["parent_id"] == f"0x{parent}"}

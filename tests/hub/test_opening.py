@@ -109,7 +109,7 @@ async def test_what_cannot_be_shown_is_a_page_with_the_way_out(
     assert (await api.head("/jupyter/")).status_code == 200  # starts nothing
     reader = {"Authorization": f"Bearer {hub.make_token(scope='read')}"}
     assert (await api.get("/vnc/", headers=reader)).status_code == 403
-    async with httpx2.AsyncClient(base_url=hub.url) as stranger:
+    async with httpx2.AsyncClient(base_url=hub.url, timeout=60) as stranger:
         assert (await stranger.get("/vnc/")).status_code == 401
 
 

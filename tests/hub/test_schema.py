@@ -36,7 +36,8 @@ def test_answers_are_as_the_document_says(served: Served, tmp_path: Path) -> Non
         timeout=280,
         check=False,
     )
-    with httpx2.Client(base_url=served.url, headers={"Authorization": f"Bearer {token}"}) as http:
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx2.Client(base_url=served.url, headers=headers, timeout=60) as http:
         for cave in http.get("/v1/caves").json()["caves"]:
             http.delete(f"/v1/caves/{cave['id']}")
     assert done.returncode == 0, done.stdout[-6000:]

@@ -40,7 +40,7 @@ async def say(socket: ClientConnection, kind: str, data: Any = None) -> None:
 async def until(socket: ClientConnection, kind: str, text: str = "") -> Any:
     """The data of the next message of a kind; for output, all of it until ``text`` has come."""
     seen = ""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while True:
             message = json.loads(await socket.recv())
             if message["type"] == kind:

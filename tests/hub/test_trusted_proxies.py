@@ -14,7 +14,7 @@ def test_a_cookie_is_secure_when_a_trusted_proxy_says_that_the_client_came_by_tl
 ) -> None:
     with (
         serving(config=f"backend: local\npool: 0\ntrusted_proxies: ['{trusted}']\n") as hub,
-        httpx2.Client(base_url=hub.url) as client,
+        httpx2.Client(base_url=hub.url, timeout=60) as client,
     ):
         forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
         entered = client.get(f"/?token={hub.token}", headers=forwarded)

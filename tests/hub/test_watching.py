@@ -92,9 +92,9 @@ async def test_a_secret_is_masked_in_what_is_kept(served: Served, http: httpx2.A
 
 
 async def test_use_is_measured_while_somebody_looks(http: httpx2.AsyncClient) -> None:
-    await call(http, "shell_exec", command="timeout 20 sh -c 'while :; do :; done' & echo started")
+    await call(http, "shell_exec", command="sleep 20 & echo started")
     samples: list[dict[str, Any]] = []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with http.stream("GET", "/v1/caves/default/stats/events") as stream:
             async for line in stream.aiter_lines():
                 if line.startswith("data:"):
@@ -105,10 +105,10 @@ async def test_use_is_measured_while_somebody_looks(http: httpx2.AsyncClient) ->
     assert first["at"] < second["at"]
     assert second["memory_bytes"] is None or second["memory_bytes"] > 0
     history = (await http.get("/v1/caves/default/stats/history")).json()
-    assert history["samples"][-1] == second
+    assert second in history["samples"]  # and perhaps one that has come since
     assert history["limits"]["pids"]
     listed = (await http.get("/v1/stats")).json()["caves"]["default"]
-    assert listed["samples"][-1] == second
+    assert second in listed["samples"]
 
 
 async def test_connections_of_a_cave_without_a_network_are_none(http: httpx2.AsyncClient) -> None:

@@ -124,7 +124,7 @@ async def hang(call: Call) -> Reply:
 async def nap(call: Call) -> Reply:
     """Report progress, then take a moment to answer."""
     await call.progress(1, None, "up")
-    await call.cave.exec("sleep 0.3")
+    await call.cave.exec("sleep 0.1")
     return Reply(text="slept", data={"content": "slept"})
 
 

@@ -8,8 +8,11 @@ import http.server
 import json
 import struct
 import sys
+import threading
 import time
 from typing import Any
+
+SEEN = threading.Semaphore(0)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -24,6 +27,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/events":
             return self.events()
+        if path == "/seen":
+            SEEN.release()
+            return self.answer(200, b"")
         if path.startswith("/bytes/"):
             return self.count(int(path.rpartition("/")[2]))
         if path == "/redirect":
@@ -97,14 +103,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def events(self) -> None:
+        """Three events, each once somebody has said that the one before was seen."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         self.close_connection = True
         for number in range(3):
-            self.wfile.write(f"data: {number} {time.time()}\n\n".encode())
+            self.wfile.write(f"data: {number}\n\n".encode())
             self.wfile.flush()
-            time.sleep(0.3)
+            SEEN.acquire()
 
     def count(self, size: int) -> None:
         self.send_response(200)
