@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ghost_mcp.calls import foreseen
 from ghost_mcp.errors import GhostError
 from ghost_mcp.lifecycle import State
 from ghost_mcp.sampling import Series
@@ -52,7 +53,10 @@ class Monitor:
             if not self._looked:
                 self._wanted = anyio.Event()
                 await self._wanted.wait()
-            await self._look()
+            try:
+                await self._look()
+            except Exception as exc:  # noqa: BLE001 - one look less, and never the end of the hub
+                foreseen(exc, "the monitor")
             self._sampled.set()
             self._sampled = anyio.Event()
             await anyio.sleep(STEP_S)

@@ -14,7 +14,7 @@ import codecs
 import json
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from ghost_hub.preview.sockets import refuse_socket
 from ghost_hub.principal import principal_of
+from ghost_mcp.calls import foreseen
 from ghost_mcp.errors import GhostError, InvalidArgument, LimitExceeded, NotFound
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Terminals:
         self._open[key] = terminal
         try:
             await terminal.live(cave)
+        except Exception as exc:  # noqa: BLE001 - the end of one terminal, and never of the hub
+            foreseen(exc, "a terminal")
         finally:
             del self._open[key]
 
@@ -167,6 +170,20 @@ class _Terminal:
         finally:
             self.process, self.ended = None, True
             self.wake()
+
+    async def type(self, data: bytes) -> None:
+        """Give the program input; nothing happens when it has ended, of which its viewers are told."""
+        if self.process is not None:
+            with suppress(GhostError):
+                await self.process.send(data)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """The same for its size."""
+        if self.process is not None:
+            with suppress(GhostError):
+                await self.process.resize(rows, columns)
+                self.size = (rows, columns)
+                self.wake()
 
     async def _pump(self, process: Process) -> None:
         while (piece := await process.receive()) is not None:
@@ -317,18 +334,11 @@ class _Viewer:
             self._terminal.wake()
 
     async def _type(self, data: bytes) -> None:
-        process = self._terminal.process
-        if self._terminal.typist is self and process is not None:
-            try:
-                await process.send(data)
-            except GhostError:
-                return  # it has just ended, which is told
+        if self._terminal.typist is self:
+            await self._terminal.type(data)
 
     async def _resize(self, rows: Any, columns: Any) -> None:
-        process = self._terminal.process
-        if self._terminal.typist is not self or process is None:
+        if self._terminal.typist is not self or type(rows) is not int or type(columns) is not int:
             return
-        if type(rows) is int and type(columns) is int and 0 < rows < 1000 and 0 < columns < 1000:
-            await process.resize(rows, columns)
-            self._terminal.size = (rows, columns)
-            self._terminal.wake()
+        if 0 < rows < 1000 and 0 < columns < 1000:
+            await self._terminal.resize(rows, columns)

@@ -14,7 +14,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ghost_mcp import audit
+from ghost_hub.hub import Hub
+from ghost_hub.terminal import Terminals, _Terminal
+from ghost_mcp import Cave, Ghost, audit
 from tests.serving import Served, serving
 
 
@@ -188,6 +190,37 @@ async def test_a_port_of_its_own_for_wscat() -> None:
         ) as socket:
             await socket.send("echo $((6 * 7))abc; exit")
             assert "42abc" in "".join([str(text) async for text in socket])
+
+
+async def test_a_word_to_a_shell_that_is_just_ending_harms_nobody(ghost: Ghost, cave: Cave) -> None:
+    terminal = _Terminal("session")
+    async with cave.process(["cat"], pty=terminal.size) as terminal.process:
+        await ghost.drop_link(cave.id)
+        await terminal.type(b"x")
+        await terminal.resize(30, 90)
+    assert terminal.size == (24, 80)
+
+
+async def test_what_nobody_foresaw_ends_one_terminal_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd:
+        id = "0123456789abcdef"
+
+        def process(self, *args: Any, **how: Any) -> Any:
+            raise ZeroDivisionError("of this test")
+
+    terminals = Terminals(Hub())
+    async with terminals.run():
+        made = await terminals._begin(Odd())  # type: ignore[arg-type]
+        with anyio.fail_after(60):
+            while terminals._open or not made.ended:
+                await anyio.sleep(0.01)
+        again = await terminals._begin(Odd())  # type: ignore[arg-type]
+        with anyio.fail_after(60):
+            while not again.ended:
+                await anyio.sleep(0.01)
+    assert caplog.text.count("ZeroDivisionError: of this test") >= 2
 
 
 async def test_t6_a_terminal_wants_more_than_a_cookie(hub: Served) -> None:

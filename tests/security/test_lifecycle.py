@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -179,6 +180,39 @@ async def test_a_cave_ends_at_its_deadline_without_any_hub(state_dir: Path) -> N
     async with Ghost(backend="local", state_dir=state) as ghost:
         assert (await ghost.get("short")).info.state is State.ENDED
         await ghost.destroy("short")
+
+
+DEEP = "import os\nfor _ in range(3000): os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('f', 'w')"
+
+
+async def test_a_tree_deeper_than_any_path_goes_with_its_cave(state_dir: Path) -> None:
+    """And holds nobody up who looks at the caves meanwhile."""
+    state = own_dir(state_dir, "deep")
+    async with Ghost(backend="local", state_dir=state) as ghost:
+        cave = await ghost.create(CaveSpec(name="deep"))
+        assert (await cave.exec(["python3", "-c", DEEP])).exit_code == 0
+        await cave.destroy()
+        assert await ghost.list() == []
+    assert list((state / "gone").iterdir()) == []
+
+
+async def test_a_number_that_is_no_process_any_more_holds_no_end_up(state_dir: Path) -> None:
+    """A thread's stands for a warden's that is just being reaped: to the kernel neither is a process."""
+    state, done = own_dir(state_dir, "reaped"), threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        async with Ghost(backend="local", state_dir=state) as ghost:
+            cave = await ghost.create(CaveSpec(name="reaped"))
+            (state / "caves" / cave.id / "info.json").write_text(
+                json.dumps({"child-pid": thread.native_id})
+            )
+            await cave.destroy()
+            assert await ghost.list() == []
+    finally:
+        done.set()
+        thread.join()
+    assert survivors(state) == []
 
 
 async def test_a_full_state_disk_is_a_clear_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import anyio.to_thread
 from ghost_mcp.backends.base import SHAPE, Backend, network_line, oldest_first
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
+from ghost_mcp.backends.local.removal import remove_tree
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
 from ghost_mcp.backends.tail import tail
 from ghost_mcp.errors import (
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 GONE_S = 5.0
+# What kernels say of a number that no process has; the last two, while it still names a thread, a session or a group.
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 LOCK_S = 60.0
 
 
@@ -327,7 +331,7 @@ class LocalBackend(Backend):
             if cave.path.parent == self.state.pool and not cave.alive():
                 await self._sweep(cave)
         for folder in self.state.discarded():
-            await anyio.to_thread.run_sync(_remove_tree, folder)
+            await anyio.to_thread.run_sync(remove_tree, folder)
         self._sweep_groups()
         return oldest_first(found, owner)
 
@@ -376,13 +380,11 @@ class LocalBackend(Backend):
         return await self.get(cave.id)
 
     async def destroy(self, cave_id: str) -> None:
-        try:
+        with suppress(CaveNotFound), map_os_errors("the cave cannot be removed"):
             cave = self.state.find(cave_id)
             async with self._locked(cave):
                 await self._end(cave)
                 await self._erase(cave)
-        except CaveNotFound:
-            return
 
     async def _end(self, cave: CaveDir) -> None:
         """Kill PID 1 of the cave and wait until the kernel has taken everything in it."""
@@ -391,9 +393,9 @@ class LocalBackend(Backend):
                 os.close(lifeline)
         with anyio.move_on_after(GONE_S):
             while cave.alive():
-                if (pid := cave.warden_pid()) is not None:
-                    await self._kill(cave, pid)
-                else:  # only just starting: not in its group yet, perhaps, and its pid not known
+                pid = cave.warden_pid()
+                if pid is None or not await self._killed(cave, pid):
+                    # Only just starting: not in its group yet, perhaps, and its pid not known. Or just ending.
                     self._group(cave).kill()
                     await anyio.sleep(0.005)
         self._group(cave).kill()
@@ -401,16 +403,23 @@ class LocalBackend(Backend):
             raise BackendUnavailable(f"cave {cave.id} does not end")
         await self._collect(cave)
 
-    async def _kill(self, cave: CaveDir, pid: int) -> None:
-        with suppress(ProcessLookupError):
+    async def _killed(self, cave: CaveDir, pid: int) -> bool:
+        """Kill the warden and wait for its end; False when that number is no process's any more."""
+        try:
             pidfd = os.pidfd_open(pid)
-            try:
+        except OSError as exc:
+            if exc.errno not in NO_PROCESS:
+                raise
+            return False
+        try:
+            with suppress(ProcessLookupError):
                 if cave.warden_pid() == pid:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                self._group(cave).thaw()  # the frozen die only once thawed
-                await anyio.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
+            self._group(cave).thaw()  # the frozen die only once thawed
+            await anyio.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        return True
 
     async def _collect(self, cave: CaveDir) -> None:
         """Reap the outer process if it is ours, then the cgroup is empty and can go."""
@@ -425,7 +434,7 @@ class LocalBackend(Backend):
         with suppress(CaveNotFound):
             record = cave.record()
             self.state.release(CaveSpec.from_dict(record["spec"]).full_name, cave.id)
-        await anyio.to_thread.run_sync(_remove_tree, self.state.discard(cave))
+        await anyio.to_thread.run_sync(remove_tree, self.state.discard(cave))
 
     def _reap(self) -> None:
         for pid in list(self._children):
@@ -508,19 +517,6 @@ def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
         shutil.rmtree(seed)
     if done.returncode:
         raise BackendUnavailable(f"cannot make the cave's disk: {done.stderr[-300:]}")
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a discarded cave's files; several may do so at once."""
-
-    def retry(function: Any, name: str, error: Any) -> None:
-        with suppress(OSError):  # a folder its owner has closed to itself; root needs no permission
-            for closed in (os.path.dirname(name), name):
-                if closed.startswith(os.fspath(path)) and not os.path.islink(closed):
-                    os.chmod(closed, 0o700)
-            function(name)
-
-    shutil.rmtree(path, onerror=retry)
 
 
 def _last_words(log: Path) -> str:

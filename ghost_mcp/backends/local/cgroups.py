@@ -49,6 +49,7 @@ CPU_PERIOD_US = 100_000
 WAIT_S = 5.0
 KILL_BATCH = 64
 _MAX_ID = 64
+_GONE = (errno.ENOENT, errno.ENODEV)  # a group that is not there, or goes while its file is open
 
 
 def detect() -> CgroupDriver:
@@ -148,12 +149,14 @@ class CgroupDriver:
     def thaw(self, cave_id: str) -> None:
         """Let the cave's processes run on. Idempotent."""
         group = self._freezer(cave_id)
-        if group is not None:
-            with suppress(FileNotFoundError):
-                if self.version == 2:
-                    write(f"{group}/cgroup.freeze", "0")
-                else:
-                    write(f"{group}/freezer.state", "THAWED")
+        if group is None:
+            return
+        name, word = ("cgroup.freeze", "0") if self.version == 2 else ("freezer.state", "THAWED")
+        try:
+            write(f"{group}/{name}", word)
+        except OSError as exc:
+            if exc.errno not in _GONE:
+                raise
 
     def kill(self, cave_id: str) -> bool:
         """SIGKILL to every process of the cave; True when none is left, within WAIT_S. Idempotent."""
