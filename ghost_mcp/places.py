@@ -16,6 +16,8 @@ from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name
 from ghost_mcp.tool import Keep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ghost_mcp.cave import Cave
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.warden.link import Link
@@ -128,6 +130,27 @@ class Places:
             place = self._places.setdefault(cave.id, Place(cave=cave, link=link))
         return place
 
+    async def failed(
+        self, place: Place, error: GhostError, ended: Callable[[Cave, GhostError], CaveGone]
+    ) -> GhostError:
+        """What a failed call in ``place`` is to be told: whether its cave is gone (``ended`` says how), stopped or
+        paused, or the connection only."""
+        if not isinstance(error, CaveGone | CaveNotFound | Internal):
+            return error
+        cave = place.cave
+        try:
+            now = await self.of(cave)
+        except (CaveGone, CaveNotFound) as end:
+            return ended(cave, end)
+        except GhostError as state:  # stopped, paused: that says more
+            return state
+        if now.link is place.link:
+            return error
+        return CaveGone(
+            f"the connection to cave {cave.name} broke during the call",
+            hint="It is there again: repeat the call if doing it twice does no harm.",
+        )
+
     async def drop(self, cave_id: str) -> None:
         """Close what is kept for a cave, within bounds; its errors are logged, for nobody can act on them."""
         place = self._places.pop(cave_id, None)
@@ -217,28 +240,14 @@ class SessionCaves:
         return await self._places.find(name)
 
     async def failed(self, place: Place, error: GhostError) -> GhostError:
-        if not isinstance(error, CaveGone | CaveNotFound | Internal):
-            return error
-        name = place.cave.name
-        try:
-            now = await self._places.of(place.cave)
-        except (CaveGone, CaveNotFound) as end:
-            hint = self._way_on(place.cave, end)
-            return CaveGone(f"cave {name} ended during the call", hint=hint)
-        except GhostError as state:  # stopped, paused: that says more
-            return state
-        if now.link is place.link:
-            return error
-        return CaveGone(
-            f"the connection to cave {name} broke during the call",
-            hint="It is there again: repeat the call if doing it twice does no harm.",
-        )
+        return await self._places.failed(place, error, self._ended)
 
-    def _way_on(self, cave: Cave, end: GhostError) -> str:
-        if self._own is not None and self._own.id == cave.id:
-            return "Its files are lost. The next call gets a new, empty cave."
+    def _ended(self, cave: Cave, end: GhostError) -> CaveGone:
         again = "create" if isinstance(end, CaveNotFound) else "start"
-        return f"Use another cave, or bring it back: ghost {again} {cave.name}"
+        hint = f"Use another cave, or bring it back: ghost {again} {cave.name}"
+        if self._own is not None and self._own.id == cave.id:
+            hint = "Its files are lost. The next call gets a new, empty cave."
+        return CaveGone(f"cave {cave.name} ended during the call", hint=hint)
 
     async def list(self) -> list[CaveInfo]:
         return await self._places.ghost.list()

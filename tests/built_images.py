@@ -19,9 +19,8 @@ import pytest
 from docker.errors import ImageNotFound
 
 from ghost_mcp import images
-from ghost_mcp.backends.docker.engine import open_client
-from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.images import Image, sources
+from tests import engine_images
 
 __all__ = ["base", "built", "engine", "full_image", "full_tree"]
 
@@ -38,13 +37,9 @@ _TREE = "ghost-test-tree-"
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.APIClient]:
     """A container engine, or a reason why there is none."""
-    try:
-        client = open_client()
-    except BackendUnavailable as exc:
-        pytest.skip(f"not run: no container engine answers ({exc})")
-    client.timeout = SAVING_S
-    yield client
-    client.close()
+    with engine_images.opened() as client:
+        client.timeout = SAVING_S
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 # Images for tests come from this machine: no registry is asked.
-"""Small images, imported into an engine and removed again."""
+"""A container engine, if there is one; small images, imported into it and removed again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import pytest
 
-__all__ = ["empty", "imported", "roomy", "small"]
+from ghost_mcp.backends.docker.engine import open_client
+from ghost_mcp.errors import BackendUnavailable
+
+__all__ = ["empty", "imported", "opened", "roomy", "runtimes", "small"]
 
 PROGRAMS = (
     *("sh", "bash", "cat", "echo", "env", "head", "id", "ls", "printf", "pwd"),
@@ -57,6 +61,25 @@ MORE = (
         "yes",
     ),
 )
+
+
+@contextmanager
+def opened() -> Iterator[docker.APIClient]:
+    """The engine, or a reason why there is none."""
+    try:
+        client = open_client()
+    except BackendUnavailable as exc:
+        pytest.skip(f"not run: no container engine answers ({exc})")
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def runtimes(engine: docker.APIClient) -> set[str]:
+    """The names of the volumes with the warden's runtime that were brought to the engine."""
+    found = engine.volumes(filters={"name": "ghost-runtime-"})["Volumes"] or []
+    return {volume["Name"] for volume in found}
 
 
 def roomy(engine: docker.APIClient) -> Iterator[str]:

@@ -47,6 +47,15 @@ class Served:
         headers = {"Authorization": f"Bearer {token or self.token}"} | more.pop("headers", {})
         return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=60, **more)
 
+    @contextmanager
+    def with_cave(self, name: str) -> Iterator[httpx2.Client]:
+        """A client of the local user's, who has a cave of that name during the block."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=60) as http:
+            http.post("/v1/caves", json={"name": name}).raise_for_status()
+            yield http
+            http.delete(f"/v1/caves/{name}").raise_for_status()
+
 
 @contextmanager
 def serving(*options: str, config: str = "", **env: str) -> Iterator[Served]:

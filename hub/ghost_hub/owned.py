@@ -15,7 +15,6 @@ from ghost_mcp.errors import (
     CaveNotFound,
     Conflict,
     GhostError,
-    Internal,
     QuotaExceeded,
 )
 from ghost_mcp.lifecycle import State
@@ -128,26 +127,16 @@ class OwnerCaves:
         return await self._places.ghost.list(self.owner)
 
     async def failed(self, place: Place, error: GhostError) -> GhostError:
-        """What a failed call in ``place`` is to be told: whether its cave is gone, or the connection only."""
-        if not isinstance(error, CaveGone | CaveNotFound | Internal):
-            return error
-        name = place.cave.name
-        try:
-            now = await self._places.of(place.cave)
-        except CaveNotFound:
-            return CaveGone(f"cave {name} was destroyed during the call", hint="Create it again.")
-        except CaveGone:
-            return CaveGone(
-                f"cave {name} ended during the call", hint="Its files are kept: start it again."
-            )
-        except GhostError as state:  # stopped, paused: that says more
-            return state
-        if now.link is place.link:
-            return error
-        return CaveGone(
-            f"the connection to cave {name} broke during the call",
-            hint="It is there again: repeat the call if doing it twice does no harm.",
-        )
+        """See :meth:`ghost_mcp.places.Places.failed`."""
+        return await self._places.failed(place, error, _ended)
+
+
+def _ended(cave: Cave, end: GhostError) -> CaveGone:
+    if isinstance(end, CaveNotFound):
+        what, hint = "was destroyed", "Create it again."
+    else:
+        what, hint = "ended", "Its files are kept: start it again."
+    return CaveGone(f"cave {cave.name} {what} during the call", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ghost_mcp import CaveSpec
+from functools import partial
+
+from ghost_mcp import CaveSpec, Ghost
 from tests.bench.measure import Row, taken, turns
 from tests.bench.place import Place, bare
 
@@ -21,6 +23,19 @@ async def spawned() -> float:
     return await taken(act)
 
 
+async def first_result(ghost: Ghost) -> float:
+    """A new cave and what a program in it says. It is destroyed, off the clock."""
+    spec = CaveSpec(ephemeral=True)
+
+    async def act() -> None:
+        cave = await ghost.create(spec)
+        assert (await cave.exec(["true"])).exit_code == 0
+
+    spent = await taken(act)
+    await ghost.destroy(spec.id)
+    return spent
+
+
 async def create(place: Place) -> list[Row]:
     """From nothing to the first program's result, without a pool."""
 
@@ -31,19 +46,7 @@ async def create(place: Place) -> list[Row]:
         return await taken(act)
 
     async with place.ghost() as ghost:
-
-        async def ours() -> float:
-            spec = CaveSpec(ephemeral=True)
-
-            async def act() -> None:
-                cave = await ghost.create(spec)
-                assert (await cave.exec(["true"])).exit_code == 0
-
-            spent = await taken(act)
-            await ghost.destroy(spec.id)
-            return spent
-
-        samples, bubblewrap = await turns(place.rounds(60), ours, floor)
+        samples, bubblewrap = await turns(place.rounds(60), partial(first_result, ghost), floor)
     return [
         Row(
             what="create a cave and get a result",
@@ -61,15 +64,8 @@ async def pool(place: Place) -> list[Row]:
     async with place.ghost(pool_size=2) as ghost:
 
         async def ours() -> float:
-            spec = CaveSpec(ephemeral=True)
             await ghost.warm()
-
-            async def act() -> None:
-                cave = await ghost.create(spec)
-                assert (await cave.exec(["true"])).exit_code == 0
-
-            spent = await taken(act)
-            await ghost.destroy(spec.id)
+            spent = await first_result(ghost)
             await ghost.warm()
             return spent
 

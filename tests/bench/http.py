@@ -328,43 +328,28 @@ async def idle(place: Place) -> list[Row]:
             "clientInfo": {"name": "bench", "version": "1"},
         },
     }
-    rows = []
     with _server("hub", place) as hub:
         line = Line(hub, hub.request("POST", "/mcp", greeting))
-        for _ in range(20):
-            line.ask()
-        before = hub.process.memory_info().rss
-        for _ in range(IDLE):
-            line.ask()
-        grown = (hub.process.memory_info().rss - before) / IDLE / 1024
-        rows.append(
-            Row(
-                what=f"an idle session, of {IDLE}",
-                unit="KB",
-                samples=Samples((grown,)),
-                goal_value=64,
-            )
-        )
+        sessions = _grown(hub, f"an idle session, of {IDLE}", line.ask)
     with _server("hub", place) as hub, ExitStack() as stack:
         request = hub.request("GET", "/sse")
 
-        def listen(count: int) -> None:
-            for _ in range(count):
-                sock = stack.enter_context(hub.dial())
-                sock.sendall(request)
-                while b"session_id=" not in sock.recv(1 << 16):
-                    pass
+        def listen() -> None:
+            sock = stack.enter_context(hub.dial())
+            sock.sendall(request)
+            while b"session_id=" not in sock.recv(1 << 16):
+                pass
 
-        listen(20)
-        before = hub.process.memory_info().rss
-        listen(IDLE)
-        grown = (hub.process.memory_info().rss - before) / IDLE / 1024
-        rows.append(
-            Row(
-                what=f"an open SSE client, of {IDLE}",
-                unit="KB",
-                samples=Samples((grown,)),
-                goal_value=64,
-            )
-        )
-    return rows
+        listeners = _grown(hub, f"an open SSE client, of {IDLE}", listen)
+    return [sessions, listeners]
+
+
+def _grown(hub: Server, what: str, add: Callable[[], object]) -> Row:
+    """What the hub grows by for each of IDLE that are added, once it has had some."""
+    for _ in range(20):
+        add()
+    before = hub.process.memory_info().rss
+    for _ in range(IDLE):
+        add()
+    grown = (hub.process.memory_info().rss - before) / IDLE / 1024
+    return Row(what=what, unit="KB", samples=Samples((grown,)), goal_value=64)

@@ -10,8 +10,6 @@ import docker
 import pytest
 from docker.errors import APIError
 
-from ghost_mcp.backends.docker.engine import open_client
-from ghost_mcp.errors import BackendUnavailable
 from tests import engine_images
 from tests.contract.images import runtime_image
 
@@ -19,21 +17,12 @@ from tests.contract.images import runtime_image
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.APIClient]:
     """A container engine, or a reason why there is none. The runtimes these tests bring to it go with them."""
-    try:
-        client = open_client()
-    except BackendUnavailable as exc:
-        pytest.skip(f"not run: no container engine answers ({exc})")
-    before = _runtimes(client)
-    yield client
-    for volume in _runtimes(client) - before:
-        with suppress(APIError):  # another run on this engine uses it
-            client.remove_volume(volume)
-    client.close()
-
-
-def _runtimes(engine: docker.APIClient) -> set[str]:
-    found = engine.volumes(filters={"name": "ghost-runtime-"})["Volumes"] or []
-    return {volume["Name"] for volume in found}
+    with engine_images.opened() as client:
+        before = engine_images.runtimes(client)
+        yield client
+        for volume in engine_images.runtimes(client) - before:
+            with suppress(APIError):  # another run on this engine uses it
+                client.remove_volume(volume)
 
 
 @pytest.fixture(scope="session")

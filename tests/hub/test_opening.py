@@ -53,14 +53,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A hub that knows two services that every cave can run, and has a cave."""
     file: Path = tmp_path_factory.mktemp("services") / "services.yaml"
     file.write_text(SERVICES)
-    with serving(
-        "--backend", "local", config="desktop_port: 0\n", GHOST_SERVICES=str(file)
-    ) as served:
-        headers = {"Authorization": f"Bearer {served.token}"}
-        with httpx2.Client(base_url=served.url, headers=headers, timeout=60) as http:
-            http.post("/v1/caves", json={"name": CAVE}).raise_for_status()
-            yield served
-            http.delete(f"/v1/caves/{CAVE}").raise_for_status()
+    config = "desktop_port: 0\n"
+    with (
+        serving("--backend", "local", config=config, GHOST_SERVICES=str(file)) as served,
+        served.with_cave(CAVE),
+    ):
+        yield served
 
 
 @pytest.fixture

@@ -34,16 +34,12 @@ Answer = httpx2.Response
 @pytest.fixture(scope="module")
 def web(served: Served) -> Iterator[Served]:
     """A hub with a cave whose port 8000 answers."""
-    headers = {"Authorization": f"Bearer {served.token}"}
-    with httpx2.Client(base_url=served.url, headers=headers, timeout=60) as http:
-        http.post("/v1/caves", json={"name": CAVE}).raise_for_status()
-        http.post(
-            "/v1/file/write", json={"cave": CAVE, "path": "up.py", "content": UPSTREAM}
-        ).raise_for_status()
+    with served.with_cave(CAVE) as http:
+        program = {"cave": CAVE, "path": "up.py", "content": UPSTREAM}
+        http.post("/v1/file/write", json=program).raise_for_status()
         line = {"cave": CAVE, "command": f"python3 up.py {PORT} 0", "background": True}
         http.post("/v1/shell/exec", json=line).raise_for_status()
         yield served
-        http.delete(f"/v1/caves/{CAVE}").raise_for_status()
 
 
 @pytest.fixture

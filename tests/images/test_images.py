@@ -24,6 +24,7 @@ from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.images import Image, machine, sources
 from ghost_mcp.warden import runtime
 from tests.built_images import BUILD_S, SENTINEL
+from tests.engine_images import runtimes
 
 if TYPE_CHECKING:
     from cyclonedx.validation.json import JsonStrictValidator
@@ -135,11 +136,6 @@ def cave(
     for volume in runtimes(engine) - before:
         with suppress(APIError):  # another run on this engine uses it
             engine.remove_volume(volume)
-
-
-def runtimes(engine: docker.APIClient) -> set[str]:
-    found = engine.volumes(filters={"name": "ghost-runtime-"})["Volumes"] or []
-    return {volume["Name"] for volume in found}
 
 
 def test_the_tools_work_in_a_cave_of_slim(cave: Callable[..., dict[str, Any]]) -> None:

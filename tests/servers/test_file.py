@@ -8,14 +8,11 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Callable, Coroutine
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from pydantic import TypeAdapter
 
 from ghost_mcp import Cave, CaveSpec, Ghost
 from ghost_mcp.errors import (
@@ -27,43 +24,18 @@ from ghost_mcp.errors import (
     PermissionRefused,
     TimedOut,
 )
-from ghost_mcp.reply import MAX_TEXT_CHARS, Reply
-from ghost_mcp.tool import Call, Keep, invoke
+from ghost_mcp.tool import Call, invoke
 from ghost_servers.file import TOOLSET
 from ghost_servers.file.pictures import sniff
+from tests.servers.using import Use, peak_bytes, reset_peak, user
 
 TOOLS = {tool.name: tool for tool in TOOLSET.tools}
 MIB = 1 << 20
-Use = Callable[..., Coroutine[Any, Any, Reply]]
 
 
 @pytest.fixture
 def use(cave: Cave) -> Use:
-    """Calls tools of this server as one client; every answer is held to what all answers promise."""
-    keep = Keep()
-
-    async def use(name: str, /, **arguments: Any) -> Reply:
-        tool = TOOLS[name]
-        reply = await invoke(tool, Call(cave=cave, keep=keep), arguments)
-        TypeAdapter(tool.result).validate_python(reply.data, strict=True)
-        assert set(reply.data) <= set(tool.output_schema["properties"])
-        assert len(reply.text) <= MAX_TEXT_CHARS
-        json.dumps(reply.data, allow_nan=False, ensure_ascii=False).encode()
-        return reply
-
-    return use
-
-
-def peak_bytes() -> int:
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) << 10
-
-
-def reset_peak() -> int:
-    """Forget the highest memory use of this process so far; returns the present one."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_bytes()
+    return user(TOOLSET, cave)
 
 
 def png(width: int, height: int, noise: bytes = b"") -> bytes:

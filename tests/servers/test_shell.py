@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from pydantic import TypeAdapter
 
 from ghost_mcp import Cave, CaveSpec, Ghost, Limits
 from ghost_mcp.errors import (
@@ -24,38 +22,17 @@ from ghost_mcp.errors import (
     TimedOut,
 )
 from ghost_mcp.outputs import Output, read_output, search_output
-from ghost_mcp.reply import EXCERPT_CHARS, MAX_TEXT_CHARS, Reply
-from ghost_mcp.tool import Call, Keep, Progress, invoke
+from ghost_mcp.reply import EXCERPT_CHARS
 from ghost_servers.shell import TOOLSET
+from tests.servers.using import Use, peak_bytes, reset_peak, user
 
 TOOLS = {tool.name: tool for tool in TOOLSET.tools}
 MIB = 1 << 20
-Use = Callable[..., Coroutine[Any, Any, Reply]]
-
-
-async def _silent(done: float, total: float | None = None, message: str | None = None) -> None:
-    return None
-
-
-def user(cave: Cave, progress: Progress = _silent) -> Use:
-    """Calls tools of this server as one client; every answer is held to what all answers promise."""
-    keep = Keep()
-
-    async def use(name: str, /, **arguments: Any) -> Reply:
-        tool = TOOLS[name]
-        reply = await invoke(tool, Call(cave=cave, keep=keep, progress=progress), arguments)
-        TypeAdapter(tool.result).validate_python(reply.data, strict=True)
-        assert set(reply.data) <= set(tool.output_schema["properties"])
-        assert len(reply.text) <= MAX_TEXT_CHARS
-        json.dumps(reply.data, allow_nan=False, ensure_ascii=False).encode()
-        return reply
-
-    return use
 
 
 @pytest.fixture
 def use(cave: Cave) -> Use:
-    return user(cave)
+    return user(TOOLSET, cave)
 
 
 async def running(cave: Cave, words: str) -> list[str]:
@@ -78,18 +55,6 @@ async def here(cave: Cave, path: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-def peak_bytes() -> int:
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) << 10
-
-
-def reset_peak() -> int:
-    """Forget the highest memory use of this process so far; returns the present one."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_bytes()
 
 
 # --- exec ------------------------------------------------------------------------------------------
@@ -278,7 +243,9 @@ async def test_progress_tells_time_and_the_last_line(cave: Cave) -> None:
     async def progress(done: float, total: float | None = None, message: str | None = None) -> None:
         told.append((done, message))
 
-    await user(cave, progress)("exec", command="echo first; echo newest; sleep 60", timeout_s=4.5)
+    await user(TOOLSET, cave, progress)(
+        "exec", command="echo first; echo newest; sleep 60", timeout_s=4.5
+    )
     assert [message for _, message in told] == ["newest", "newest"]
     assert 1.5 < told[0][0] < told[1][0] < 4.6
 
@@ -310,7 +277,7 @@ async def test_a_command_killed_for_memory_says_so(ghost: Ghost) -> None:
     async with await ghost.create(spec) as cave:
         if not cave.info.assurance["memory"].enforced:
             pytest.skip(f"not run: {cave.info.assurance['memory'].how}")
-        use = user(cave)
+        use = user(TOOLSET, cave)
         reply = await use("exec", command=["python3", "-c", "bytearray(400 << 20)"])
         assert reply.data["exit_code"] == 137
         assert "memory limit" in reply.data["note"]
