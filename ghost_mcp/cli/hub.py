@@ -23,14 +23,8 @@ def serve(options: argparse.Namespace, out: Output) -> int:
     import logging
     import sys
 
-    from ghost_hub.serve import run
     from ghost_hub.settings import HubSettings
-    from ghost_mcp import tracing
-    from ghost_mcp.audit import layers
-    from ghost_mcp.secrets.process import no_core_dump
 
-    no_core_dump()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
     settings = HubSettings.load(
         options.config,
         host=options.host,
@@ -41,7 +35,16 @@ def serve(options: argparse.Namespace, out: Output) -> int:
         tokens_file=options.tokens_file,
         auth=False if options.no_auth else None,
     )
+    settings.check()
 
+    # Only now: it is long until these are loaded, and what is wrong with the settings is told before.
+    from ghost_hub.serve import run
+    from ghost_mcp import tracing
+    from ghost_mcp.audit import layers
+    from ghost_mcp.secrets.process import no_core_dump
+
+    no_core_dump()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
     tracing.start()
 
     def tell(line: str) -> None:

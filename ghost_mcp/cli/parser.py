@@ -31,7 +31,20 @@ class _Parser(argparse.ArgumentParser):
     """Refusals are GhostErrors, rendered like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidArgument(message, hint=" ".join(self.format_usage().split()))
+        raise InvalidArgument(message, hint=self._way_out(message))
+
+    def _way_out(self, message: str) -> str:
+        what, _, words = message.partition(": ")
+        usage = " ".join(self.format_usage().split())
+        if what == "unrecognized arguments":
+            from ghost_mcp.cli.near import options_hint
+
+            return options_hint(words.split(), self._option_string_actions) or usage
+        missing = words.split(", ") if what.endswith("are required") else []
+        for action in self._actions:
+            if action.choices and action.metavar in missing:
+                return f"{action.metavar} is one of: {', '.join(action.choices)}\n{usage}"
+        return usage
 
 
 def parse(words: list[str]) -> argparse.Namespace | None:
@@ -47,7 +60,9 @@ def parse(words: list[str]) -> argparse.Namespace | None:
         words = ["version", *words[1:]]
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        raise InvalidArgument(f"unknown command: {name[:64]}", hint=_near(name))
+        from ghost_mcp.cli.near import command_hint
+
+        raise InvalidArgument(f"unknown command: {name[:64]}", hint=command_hint(name))
     argv = None
     if name == "exec" and "--" in rest:
         cut = rest.index("--")
@@ -95,10 +110,3 @@ def overview() -> str:
             "ghost COMMAND --help says more. GHOST_STATE_DIR and GHOST_BACKEND set where caves are kept and made.",
         ]
     )
-
-
-def _near(name: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, COMMANDS, n=1)
-    return f"Did you mean: ghost {near[0]}" if near else f"Commands: {', '.join(COMMANDS)}."

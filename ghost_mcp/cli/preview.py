@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from ghost_mcp.errors import (
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from ghost_mcp.cli.output import Output
 
@@ -33,8 +34,8 @@ NOTE = "made by ghost preview"
 
 def link(options: argparse.Namespace, out: Output) -> int:
     asked = _asked(options.target)
-    token = os.environ.get("GHOST_TOKEN") or _own_token(options.tokens_file)
-    told = _ask(options.hub.rstrip("/"), options.cave, token, asked)
+    with _token(options.tokens_file) as token:
+        told = _ask(options.hub.rstrip("/"), options.cave, token, asked)
     if out.json:
         out.document(told)
         return 0
@@ -51,8 +52,13 @@ def _asked(target: str) -> dict[str, Any]:
     return {"service": service, "port": int(port)} if service else {"port": int(port)}
 
 
-def _own_token(file: str | None) -> str:
-    """A token of the user of this machine, who may read where they are kept; those of before that are over go."""
+@contextmanager
+def _token(file: str | None) -> Iterator[str]:
+    """``$GHOST_TOKEN``, else one of the user of this machine, who may read where they are kept. It is taken back when
+    the block fails; those of before that are over go."""
+    if given := os.environ.get("GHOST_TOKEN"):
+        yield given
+        return
     from ghost_hub.tokens import Tokens
     from ghost_mcp.backends.local.door import state_folder
 
@@ -61,7 +67,13 @@ def _own_token(file: str | None) -> str:
         if one.note == NOTE and one.expires_at is not None and one.expires_at < time.time():
             with suppress(GhostError):
                 tokens.revoke(one.id)
-    return tokens.create(scope="use", expires_s=TOKEN_S, note=NOTE)[0]
+    value, made = tokens.create(scope="use", expires_s=TOKEN_S, note=NOTE)
+    try:
+        yield value
+    except BaseException:
+        with suppress(GhostError):
+            tokens.revoke(made.id)
+        raise
 
 
 def _ask(hub: str, cave: str, token: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,10 @@ __all__ = ["call", "mcp"]
 
 
 def mcp(options: argparse.Namespace, out: Output) -> int:
+    if os.isatty(0):
+        out.note(
+            "this speaks MCP on stdin and stdout, and is started by a client: ghost install CLIENT"
+        )
     from ghost_hub.stdio import run
     from ghost_mcp import tracing
     from ghost_mcp.audit import layers

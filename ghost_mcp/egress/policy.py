@@ -139,7 +139,7 @@ def _checked(text: str) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= 300 or text != text.strip():
         raise InvalidArgument(f"not a network rule: {text!r:.100}", hint=_HINT)
     if text.startswith("@") and text[1:] not in PRESETS:
-        raise InvalidArgument(f"no such preset: {ascii(text)[1:60]}", hint=_HINT)
+        raise InvalidArgument(f"no such preset: {ascii(text)[1:-1][:60]}", hint=_HINT)
     return text
 
 

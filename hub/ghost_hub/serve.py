@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,8 @@ def run(
 ) -> int:
     """Serve until a signal ends it; returns the exit code. Calls under way have GRACE_S to answer.
 
-    ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
+    ``settings`` are checked; ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
     """
-    settings.check()
     listeners, address = _doors(settings, tell)
     hub = Hub(
         backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
@@ -113,8 +113,9 @@ def _listen(settings: HubSettings, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as exc:
+        why = os.strerror(exc.errno) if exc.errno else str(exc)
         raise BackendUnavailable(
-            f"cannot listen on {settings.host} port {port}: {exc.strerror or exc}",
+            f"cannot listen on {settings.host} port {port}: {why}",
             hint="Choose another with --port, or end what listens there.",
         ) from exc
 

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ghost_hub.preview.naming import DOMAIN
+from ghost_mcp.backends.registry import default_backend, find_backend
 from ghost_mcp.errors import InvalidArgument
 
 __all__ = ["Bounds", "HubSettings"]
@@ -85,13 +86,15 @@ class HubSettings(BaseModel):
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
+            unknown = first["type"] == "extra_forbidden"
             raise InvalidArgument(
-                f"{path or 'settings'}: {where}: {first['msg']}",
+                f"{path or 'settings'}: {where}: {'no such setting' if unknown else first['msg']}",
                 hint=f"Known: {', '.join(cls.model_fields)}; see configs/ghost.example.yaml.",
             ) from None
 
     def check(self) -> None:
-        """Refuse what would leave the hub open. Raises InvalidArgument."""
+        """Refuse what would leave the hub open, and a backend that is none. Raises InvalidArgument, BackendUnavailable."""
+        find_backend(self.backend or default_backend())
         if not self.auth and not self.on_loopback:
             raise InvalidArgument(
                 f"{self.host} can be reached from elsewhere: without tokens the hub only listens on loopback",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ghost_mcp import __version__
+from ghost_mcp.cli import main, near
 from ghost_mcp.cli.commands import COMMANDS
 from ghost_mcp.cli.output import age, plain
 
@@ -58,8 +59,48 @@ def test_every_command_but_a_server_has_json() -> None:
     assert without == {"mcp", "serve"}
 
 
-def test_a_near_name_is_suggested(cli: Cli) -> None:
-    assert b"Did you mean: ghost exec" in cli("exce", code=2).stderr
+@pytest.mark.parametrize(
+    ("words", "way_out"),
+    [
+        (["exce"], "Did you mean: ghost exec"),
+        (["ls"], "Did you mean: ghost list"),  # and not logs, which is nearer by its letters
+        (["--backend", "docker", "list"], "Options follow the command"),
+        (["create", "--memroy", "1g", "x"], "Did you mean: --memory"),
+        (["create", "--qqq", "x"], "usage: ghost create"),
+        (["install"], "CLIENT is one of: claude-code, "),
+        (["token"], "ACTION is one of: create, list, revoke"),
+    ],
+)
+def test_what_was_meant_is_suggested(
+    words: list[str], way_out: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert f"\n{way_out}" in capfd.readouterr().err
+
+
+def test_what_others_call_a_command_leads_to_one_that_there_is() -> None:
+    assert {meant.split()[0] for meant in near._ELSEWHERE.values()} <= set(COMMANDS)
+    assert not set(near._ELSEWHERE) & set(COMMANDS)
+
+
+def test_a_hub_says_what_is_wrong_with_its_settings_before_it_listens(
+    cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "hub.yaml"
+    for text, said in (
+        ("prot: 9000", "prot: no such setting"),
+        ("backend: dokcer", "unknown backend: dokcer"),
+    ):
+        file.write_text(f"{text}\n")
+        done = cli("serve", "--config", str(file), "--port", "0", code=2)
+        assert said in done.stderr.decode()
+        assert done.stdout == b""
+
+
+def test_a_preview_that_no_hub_answers_leaves_no_token(cli: Cli) -> None:
+    before = document(cli("token", "list", "--json"))
+    cli("preview", "x", "8000", "--hub", "http://127.0.0.1:9", code=10, GHOST_TOKEN="")
+    assert document(cli("token", "list", "--json")) == before
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def check(spec: CaveSpec) -> None:
     """Refuse what a docker cave cannot be. Raises InvalidArgument, Unsupported."""
     if not spec.image:
         raise InvalidArgument(
-            "a docker cave needs an image", hint="Name one that the engine has: image=debian:12."
+            "a docker cave needs an image",
+            hint="Name one that the engine has (--image debian:12), or set GHOST_IMAGE. See: ghost image list",
         )
     if spec.workspace is not None and not (
         spec.workspace.startswith("/") or _VOLUME.match(spec.workspace)

@@ -46,6 +46,13 @@ class Expired(Exception):
     """A watch asked for a version that the API server no longer has: list again, and watch from there."""
 
 
+def _check_configured() -> None:
+    """Raises FileNotFoundError: the client would log that it finds no file, and then call it a broken one."""
+    given = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    if not any(map(os.path.exists, given.split(os.pathsep))):
+        raise FileNotFoundError(f"there is no {given}")
+
+
 class Cluster:
     """An open API server. Bodies and answers are the API's JSON."""
 
@@ -73,6 +80,7 @@ class Cluster:
             if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
                 cluster_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
+                _check_configured()
                 await cluster_config.load_kube_config(  # type: ignore[no-untyped-call]
                     os.environ.get("KUBECONFIG"), client_configuration=configuration
                 )

@@ -81,7 +81,7 @@ def check(spec: CaveSpec, settings: Settings) -> None:
     if not spec.image:
         raise InvalidArgument(
             "a cave in a cluster needs an image",
-            hint="Name one that its nodes can have: image=debian:12.",
+            hint="Name one that its nodes can have: --image debian:12.",
         )
     if any(part.isspace() or not part.isprintable() for part in spec.image):
         raise InvalidArgument(f"not an image reference: {spec.image[:100]!r}")

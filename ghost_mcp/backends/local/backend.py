@@ -217,7 +217,7 @@ class LocalBackend(Backend):
             "syscalls": Assurance(enforced=True, how="seccomp filter; no nested user namespaces"),
             "network": Assurance(enforced=True, how=network_line(spec.network)),
             "tmp": Assurance(
-                enforced=True, how=f"/tmp is a tmpfs of {spec.limits.tmp_bytes} bytes"
+                enforced=True, how=f"/tmp is a tmpfs of {spec.limits.tmp_bytes / 2**20:.4g} MiB"
             ),
             "disk": Assurance(
                 enforced=spec.limits.disk_bytes is not None,
