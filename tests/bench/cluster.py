@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
-from ghost_mcp.backends.kubernetes.cluster import Cluster, _Pace
+from ghost_mcp.backends.kubernetes.cluster import Cluster, _Clock, _Pace
 from ghost_mcp.backends.kubernetes.finding import Finder
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.backends.kubernetes.starting import Starter
@@ -38,6 +38,7 @@ class SimulatedCluster(Cluster):
     def __init__(self, server: Server, settings: Settings) -> None:
         self._server = server
         self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
+        self._clock = _Clock()
         self.calls = 0
 
     async def aclose(self) -> None:

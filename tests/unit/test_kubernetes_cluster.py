@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -144,3 +146,19 @@ async def test_what_may_have_been_done_is_not_done_twice() -> None:
         with pytest.raises(BackendUnavailable):
             await cluster.ask("POST", "/pods", {})
         assert asked == 1
+
+
+async def test_what_is_in_the_cluster_is_as_old_as_the_server_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This machine's clock may be wrong, or be set; and a proxy's answer need not be dated."""
+    dates = [{"Date": "Thu, 01 Jan 2037 00:00:00 GMT"}, {"Date": "some day"}, {"Date": ""}]
+
+    async def dated(request: web.Request) -> web.StreamResponse:
+        return web.json_response({}, headers=dates.pop(0))
+
+    async with served(dated) as cluster:
+        while dates:
+            await cluster.ask("GET", "/version")
+            monkeypatch.setattr(time, "time", lambda: 0.0)
+            assert 0 <= cluster.now_s() - datetime(2037, 1, 1, tzinfo=UTC).timestamp() < 60

@@ -67,7 +67,8 @@ class Engine:
         self._tunnel = tunnel
         self._threads = anyio.CapacityLimiter(THREADS)
         self.about = about
-        self._skew_s = datetime.fromisoformat(about["SystemTime"]).timestamp() - time.time()
+        # Held against what nobody can set: this machine's clock may jump, and caves would seem old or unmade.
+        self._ahead_s = datetime.fromisoformat(about["SystemTime"]).timestamp() - time.monotonic()
 
     @classmethod
     async def open(cls) -> Engine:
@@ -96,7 +97,7 @@ class Engine:
 
     def now(self) -> float:
         """The engine's clock, in seconds since the epoch."""
-        return time.time() + self._skew_s
+        return time.monotonic() + self._ahead_s
 
     async def ask(self, act: Callable[[docker.APIClient], T]) -> T:
         """One conversation. A cancelled one is waited for, so that what it made is known."""

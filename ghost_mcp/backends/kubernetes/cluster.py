@@ -7,7 +7,8 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -68,6 +69,7 @@ class Cluster:
             ws_response_class=Socket,
         )
         self._pace = _Pace(settings.calls_per_s, settings.calls_burst)
+        self._clock = _Clock()
         self._execs: set[ExecStream] = set()
         #: How many requests were sent.
         self.calls = 0
@@ -155,7 +157,12 @@ class Cluster:
             proxy=self._proxy,
         ) as response:
             raw = await _read(response)
+            self._clock.hear(response.headers.get("Date", ""))
             return response.status, _document(raw), _pause(response.headers)
+
+    def now_s(self) -> float:
+        """The server's clock, in seconds since the epoch: what is in the cluster is dated by it."""
+        return self._clock.now_s()
 
     async def pages(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """All items of a list, page by page."""
@@ -287,6 +294,20 @@ class Cluster:
         if token:
             headers["Authorization"] = token
         return headers
+
+
+class _Clock:
+    """The server's, as it told it last: this machine's may be wrong, or be set anew at any moment."""
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - time.monotonic()
+
+    def hear(self, date: str) -> None:
+        with suppress(ValueError, TypeError):  # a proxy's own answer need have none
+            self._ahead_s = parsedate_to_datetime(date).timestamp() - time.monotonic()
+
+    def now_s(self) -> float:
+        return time.monotonic() + self._ahead_s
 
 
 class _Pace:

@@ -17,7 +17,7 @@ from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.lease import Lease
 from ghost_mcp.backends.kubernetes.manifests import ID, SPARE_S
 from ghost_mcp.backends.kubernetes.starting import check_hope
-from ghost_mcp.backends.kubernetes.sweeping import age_s
+from ghost_mcp.backends.kubernetes.sweeping import made_s
 from ghost_mcp.backends.kubernetes.watcher import Watcher
 from ghost_mcp.errors import GhostError, InvalidArgument, Unsupported
 from ghost_mcp.pool import RETRY_S, Pool, PoolPlan, Spare
@@ -86,7 +86,7 @@ class ClusterPool(Pool):
     def _note(self) -> None:
         """Take in what the watch has told; a pod that went without our doing was claimed by another hub."""
         there = set(self._all())
-        now = time.monotonic()
+        now, clock_s = time.monotonic(), self._kubernetes.cluster.now_s()
         if self._known - there - set(self._gone):
             super()._ask()
             self._quiet = now
@@ -96,7 +96,8 @@ class ClusterPool(Pool):
         self._coming -= there
         self._known = there
         self._since = {
-            name: self._since.get(name, now - age_s(self._all()[name])) for name in there
+            name: self._since.get(name, now - max(0.0, clock_s - made_s(pod)))
+            for name, pod in self._all().items()
         }
 
     # --- keeping it full -------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.finding import Finder
     from ghost_mcp.backends.kubernetes.settings import Settings
 
-__all__ = ["MAKING_S", "age_s", "leftovers"]
+__all__ = ["MAKING_S", "leftovers", "made_s"]
 
-MAKING_S = 120.0  # from a cave's first object to its record, and for the clocks to differ
+MAKING_S = 120.0  # from a cave's first object to its record
 UNUSED_S = 3600.0
 KINDS = ("pods", "persistentvolumeclaims")
 
@@ -36,7 +35,7 @@ async def leftovers(
     caves = {one["metadata"]["labels"][ID] for one in await finder.every("configmaps")}
     found: list[str] = []
     for kind in KINDS:
-        for one in _lost(kind, there[kind], caves, making_s):
+        for one in _lost(kind, there[kind], caves, cluster.now_s() - making_s):
             meta = one["metadata"]
             found.append(f"{kind}/{meta['name']}")
             if remove:
@@ -44,33 +43,32 @@ async def leftovers(
     return found + await _leases(cluster, finder, config, remove=remove)
 
 
-def _lost(kind: str, things: list[Thing], caves: set[str], making_s: float) -> Iterator[Thing]:
+def _lost(kind: str, things: list[Thing], caves: set[str], before_s: float) -> Iterator[Thing]:
     for one in things:
         meta = one["metadata"]
         if meta["labels"].get(ID) in caves or "deletionTimestamp" in meta:
             continue
         waits = kind == "pods" and meta["labels"].get(POOL, TAKEN) != TAKEN
         over = kind == "pods" and manifests.runs(one) is False
-        if over or (not waits and age_s(one) >= making_s):
+        if over or (not waits and made_s(one) <= before_s):
             yield one
 
 
 async def _leases(cluster: Cluster, finder: Finder, config: Settings, *, remove: bool) -> list[str]:
-    """Those of pools that no hub has any more, by this machine's clock."""
+    """Those of pools that no hub has any more."""
     if not config.shared:  # then there are no pools
         return []
     path = LEASES.format(config.namespace)
     found = []
     for one in await cluster.pages(path, manifests.selector(config.instance)):
         renewed = datetime.fromisoformat(one["spec"]["renewTime"]).timestamp()
-        if time.time() - renewed > UNUSED_S:
+        if cluster.now_s() - renewed > UNUSED_S:
             found.append(f"leases/{one['metadata']['name']}")
             if remove:
                 await finder.remove(path, one["metadata"])
     return found
 
 
-def age_s(thing: Thing) -> float:
-    """How long an object has been there, by the cluster's clock and this machine's; never less than nothing."""
-    made = datetime.fromisoformat(thing["metadata"]["creationTimestamp"])
-    return max(0.0, time.time() - made.timestamp())
+def made_s(thing: Thing) -> float:
+    """When an object was made, by the cluster's clock: see Cluster.now_s."""
+    return datetime.fromisoformat(thing["metadata"]["creationTimestamp"]).timestamp()
