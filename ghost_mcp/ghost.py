@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Ghost"]
 
 SECRETS_S = 20.0
+HOMES = 10_000  # of caves that were seen: of others the engines are asked
 
 
 class Ghost:
@@ -69,13 +70,12 @@ class Ghost:
         # cave id -> values that came with its spec: a later start() here needs them again
         self._own_secrets: dict[str, Mapping[str, bytes]] = {}
         self._backends: dict[str, Backend] = {}
-        self._homes: dict[
-            str, str
-        ] = {}  # cave id -> backend, so that a call on a cave asks one engine
+        # cave id -> backend, so that a call on a cave asks one engine; the one that was seen last comes last
+        self._homes: dict[str, str] = {}
         self._links: dict[str, Link] = {}
         self._plans = [*pools, *([PoolPlan(size=pool_size)] if pool_size else [])]
         self._pools: dict[str, list[Pool]] = defaultdict(list)
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: dict[str, anyio.Lock] = {}  # those that somebody holds
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
 
@@ -113,7 +113,9 @@ class Ghost:
     async def backend(self, name: str = "") -> Backend:
         """The backend of that name, opened on first use. Raises InvalidArgument, BackendUnavailable."""
         name = name or self.default_backend
-        async with self._locks["backends"]:
+        if name in self._backends:
+            return self._backends[name]
+        async with self._alone("backends"):
             if name not in self._backends:
                 self._backends[name] = await self._made(name).__aenter__()
                 self._fill(self._backends[name])
@@ -152,8 +154,9 @@ class Ghost:
         for pool in self._pools[backend.name]:
             claimed = await pool.claim(spec, secrets) if pool.suits(spec) else None
             if claimed is not None:
-                info, self._links[spec.id] = claimed
-                await self._serve_network(backend, info, claimed[1])
+                info, link = claimed
+                self._keep_link(spec.id, link)
+                await self._serve_network(backend, info, link)
                 return self._handle(backend, info)
         return self._handle(backend, await backend.create(spec, secrets=secrets))
 
@@ -242,16 +245,39 @@ class Ghost:
         link = self._links.get(cave_id)
         if link is not None and link.alive:
             return link
-        async with self._locks[cave_id]:
+        async with self._alone(cave_id):
             link = self._links.get(cave_id)
             if link is None or not link.alive:
-                self._links[cave_id] = link = await self._connect(cave_id)
+                link = await self._connect(cave_id)
+                self._keep_link(cave_id, link)
             return link
+
+    def _keep_link(self, cave_id: str, link: Link) -> None:
+        """For as long as it is of use: most caves end by themselves, and nobody asks for them again."""
+
+        def forget() -> None:
+            if self._links.get(cave_id) is link:
+                del self._links[cave_id]
+
+        self._links[cave_id] = link
+        link.when_broken(forget)
+
+    @asynccontextmanager
+    async def _alone(self, what: str) -> AsyncIterator[None]:
+        """One at a time does something to ``what``, a cave by its id or the backends."""
+        lock = self._locks.setdefault(what, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(what) is lock:
+                del self._locks[what]
 
     async def _connect(self, cave_id: str) -> Link:
         if self._tasks is None:
             raise GhostError("Ghost is not open", hint="Use it as: async with Ghost() as ghost:")
-        backend = await self.backend(self._homes.get(cave_id, ""))
+        home = self._homes.get(cave_id) or (await self.get(cave_id)).info.backend
+        backend = await self.backend(home)
         stream = await backend.connect(cave_id)
         link = await Link.open(stream, self._tasks, name=cave_id)
         if link.hello.get("secrets"):
@@ -292,7 +318,6 @@ class Ghost:
     async def drop_link(self, cave_id: str) -> None:
         """Close the link to a cave, if there is one."""
         link = self._links.pop(cave_id, None)
-        self._locks.pop(cave_id, None)
         if link is not None:
             await link.aclose()
 
@@ -302,5 +327,8 @@ class Ghost:
         return [first, *(b for b in self._backends.values() if b is not first)]
 
     def _handle(self, backend: Backend, info: CaveInfo) -> Cave:
+        self._homes.pop(info.id, None)
         self._homes[info.id] = backend.name
+        if len(self._homes) > HOMES:
+            del self._homes[next(iter(self._homes))]
         return Cave(self, backend, info)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 import anyio
@@ -90,10 +91,11 @@ class Places:
         """The place of a cave by full name or id. Raises CaveNotFound with the way to make it, CaveGone, Conflict."""
         cave_id = self._ids.get(name)
         if cave_id is None or cave_id not in self._places:
-            cave = await self.find(name)
-            self._ids[name] = cave.id
-            return await self.of(cave)
-        return await self.of(self._places[cave_id].cave)
+            place = await self.of(await self.find(name))
+        else:
+            place = await self.of(self._places[cave_id].cave)
+        self._ids[name] = place.cave.id
+        return place
 
     def known(self, name: str) -> Place | None:
         """The place of that full name when it was called in before; whether its cave still lives is not asked."""
@@ -127,7 +129,18 @@ class Places:
             await self.drop(cave.id)
             place = None
         if place is None:
-            place = self._places.setdefault(cave.id, Place(cave=cave, link=link))
+            place = self._places.get(cave.id) or self._new(cave, link)
+        return place
+
+    def _new(self, cave: Cave, link: Link) -> Place:
+        """What hangs on the link goes when it breaks, also when the cave has ended and nobody calls in it again."""
+        place = self._places[cave.id] = Place(cave=cave, link=link)
+
+        def forget() -> None:
+            if self._places.get(cave.id) is place:
+                self.ghost.spawn(partial(self.drop, cave.id))
+
+        link.when_broken(forget)
         return place
 
     async def failed(
@@ -156,6 +169,7 @@ class Places:
         place = self._places.pop(cave_id, None)
         if place is None:
             return
+        self._ids = {name: of for name, of in self._ids.items() if of != cave_id}
         with anyio.move_on_after(CLOSE_S, shield=True) as scope:
             while True:
                 try:

@@ -258,6 +258,7 @@ class Link:
         self._outgoing: list[bytes | memoryview] = []
         self._sending = False
         self._failure: Exception | None = None
+        self._told: list[Callable[[], None]] = []
         self._scope = anyio.CancelScope()
 
     @classmethod
@@ -287,6 +288,13 @@ class Link:
     @property
     def alive(self) -> bool:
         return self._failure is None
+
+    def when_broken(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` once when this connection is of no use any more, however it came to that."""
+        if self._failure is None:
+            self._told.append(tell)
+        else:
+            tell()
 
     async def aclose(self) -> None:
         """Close the connection: streams that are open are given up."""
@@ -471,6 +479,9 @@ class Link:
     def _break(self, exc: Exception) -> None:
         if self._failure is None:
             self._failure = exc
+            told, self._told = self._told, []
+            for tell in told:
+                tell()
         for stream in list(self._streams.values()):
             stream._fail(exc)
         self._streams.clear()

@@ -8,16 +8,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import psutil
 import pytest
 
-from ghost_mcp import CaveSpec, Ghost
+from ghost_mcp import CaveSpec, Ghost, GhostError
+from ghost_mcp.places import Places
+from ghost_mcp.testing.basis import until
 from tests.security.results import LONG
 
 SOAK_S = float(os.environ.get("GHOST_TEST_SOAK_S") or (4 * 3600 if LONG else 0))
+FEW = 5
 LEAST = 12  # caves, however long it takes
 SETTLE_S = 30.0
 MIB_PER_HOUR = 1.0
@@ -71,3 +75,37 @@ async def test_what_is_open_does_not_grow_with_use(
     record_property("figure", f"{len(samples)} caves, {slope(samples):.2f} MiB/h")
     if LONG:
         assert slope(samples) <= MIB_PER_HOUR
+
+
+def held(*things: object) -> dict[str, int]:
+    """How much each of them has in its tables."""
+    return {
+        f"{type(thing).__name__}.{name}": len(table)
+        for thing in things
+        for name, table in vars(thing).items()
+        if isinstance(table, dict | list | set)
+    }
+
+
+async def test_of_a_cave_that_ended_by_itself_its_hub_keeps_nothing(state_dir: Path) -> None:
+    """Nobody destroys it, nor asks for it again: what was open for it is closed, and what was known is forgotten."""
+    state = state_dir / "ended"
+    state.mkdir(mode=0o711)
+    async with Ghost(backend="local", state_dir=state) as ghost, Places(ghost) as places:
+        backend = await ghost.backend()
+        await one_cave(ghost)
+        tables, before = held(ghost, places, backend), opened()
+        for number in range(FEW):
+            cave = await ghost.create(CaveSpec(name=f"n{number}", ephemeral=True, timeout_s=1))
+            with suppress(GhostError):  # on a busy machine it may have ended already
+                await places.named(cave.name)
+                await cave.exec(["true"])
+
+        async def forgotten() -> bool:
+            kept = held(ghost, places, backend)
+            del kept["Ghost._homes"]  # which is bounded
+            there = await ghost.list()
+            closed = all(now <= then for now, then in zip(opened(), before, strict=True))
+            return not there and closed and kept.items() <= tables.items()
+
+        await until(forgotten)

@@ -48,6 +48,7 @@ from ghost_mcp.errors import (
     Unsupported,
 )
 from ghost_mcp.lifecycle import Event, State, after
+from ghost_mcp.sockets import hung_up
 from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import Configured, configure
 
@@ -371,6 +372,7 @@ class DockerBackend(Backend):
             elif info is not None:
                 found.append(info)
         await self._remove(await self._stale())
+        await self._let_go()
         return oldest_first(found, owner)
 
     async def _stale(self) -> Sequence[str]:
@@ -443,9 +445,6 @@ class DockerBackend(Backend):
         """Remove these, and what else carries the id, with all we hold of it."""
         await self._hang_up(cave_id)
         self._prepared.discard(cave_id)
-        lifeline = self._lifelines.pop(cave_id, None)
-        if lifeline is not None:
-            await anyio.aclose_forcefully(lifeline)
         others = await self._engine.ask(lambda engine: self._finder.of_cave(engine, cave_id))
         await self._remove([*containers, *others])
 
@@ -486,9 +485,15 @@ class DockerBackend(Backend):
         return await self._relay(seen.container)
 
     async def _hang_up(self, cave_id: str) -> None:
-        begun = self._begun.pop(cave_id, None)
-        if begun is not None:
-            await anyio.aclose_forcefully(begun)
+        for way in (self._begun.pop(cave_id, None), self._lifelines.pop(cave_id, None)):
+            if way is not None:
+                await anyio.aclose_forcefully(way)
+
+    async def _let_go(self) -> None:
+        """Close the ways to caves that have ended by themselves: what they hold here is a socket each."""
+        for cave_id, lifeline in list(self._lifelines.items()):
+            if lifeline is not None and hung_up(lifeline):
+                await self._hang_up(cave_id)
 
     async def _relay(self, container: str) -> ExecStream:
         """A relay in the container, once the warden has answered through it. Raises CaveGone, BackendUnavailable."""

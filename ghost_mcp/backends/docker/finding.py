@@ -50,6 +50,8 @@ class Finder:
     def all(self, engine: docker.APIClient) -> list[Seen]:
         """The caves there are, claimed ones too; what waits or is being made is none."""
         names = [(one["Id"], _name(one)) for one in self.containers(engine)]
+        there = {one for one, _ in names}
+        self._claims = {one: claim for one, claim in list(self._claims.items()) if one in there}
         seen = [self.look(engine, one) for one, name in names if name.startswith("ghost-")]
         return [one for one in seen if one is not None]
 

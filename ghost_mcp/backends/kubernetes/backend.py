@@ -89,7 +89,7 @@ class KubernetesBackend(Backend):
 
     async def __aenter__(self) -> Self:
         cluster = await Cluster.open(self.config)
-        starter = Starter(cluster, self.config, self._maker)
+        starter = Starter(cluster, self.config, self._maker, self._forget)
         self._open = cluster, Finder(cluster, self.config), starter
         await starter.begin()
         return self
@@ -311,6 +311,10 @@ class KubernetesBackend(Backend):
         info = manifests.info_of(record, pod, self.config)
         assert info is not None  # noqa: S101  (its pod runs)
         return info
+
+    def _forget(self, cave_id: str) -> None:
+        """It has ended by itself."""
+        self._own.pop(cave_id, None)
 
     def made_here(self, cave_id: str) -> bool:
         """Whether this hub has made or claimed it."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,20 @@ NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidIma
 
 
 class Starter:
-    """Watches over the pods that one hub makes. ``aclose`` ends what it keeps going."""
+    """Watches over the pods that one hub makes. ``aclose`` ends what it keeps going.
 
-    def __init__(self, cluster: Cluster, config: Settings, maker: str) -> None:
+    ``ended`` is told the id of a cave that was held and is gone.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        config: Settings,
+        maker: str,
+        ended: Callable[[str], None] = lambda cave_id: None,
+    ) -> None:
         self._cluster, self._config, self._maker = cluster, config, maker
+        self._ended = ended
         self._watchers: dict[str, Watcher] = {}
         self._held: dict[str, anyio.CancelScope] = {}
         self._runner: asyncio.Task[None] | None = None
@@ -163,7 +173,7 @@ class Starter:
         """
         self.release(cave_id)
         scope = self._held[cave_id] = anyio.CancelScope()
-        self.tasks.start_soon(self._keep, scope, space, pod, link)
+        self.tasks.start_soon(self._keep, scope, cave_id, space, pod, link)
 
     def release(self, cave_id: str) -> None:
         """Hold it no more."""
@@ -171,7 +181,7 @@ class Starter:
             scope.cancel()
 
     async def _keep(
-        self, scope: anyio.CancelScope, space: str, pod: str, link: Link | None
+        self, scope: anyio.CancelScope, cave_id: str, space: str, pod: str, link: Link | None
     ) -> None:
         try:
             with scope:
@@ -193,6 +203,9 @@ class Starter:
                         pass
                     await anyio.sleep(HOLD_S)
         finally:
+            if self._held.get(cave_id) is scope:
+                del self._held[cave_id]
+                self._ended(cave_id)
             if link is not None:
                 await link.aclose()
 

@@ -388,9 +388,7 @@ class LocalBackend(Backend):
 
     async def _end(self, cave: CaveDir) -> None:
         """Kill PID 1 of the cave and wait until the kernel has taken everything in it."""
-        for lifelines in (self._lifelines, self._released):
-            if (lifeline := lifelines.pop(cave.id, None)) is not None:
-                os.close(lifeline)
+        self._let_go(cave.id)
         with anyio.move_on_after(GONE_S):
             while cave.alive():
                 pid = cave.warden_pid()
@@ -402,6 +400,12 @@ class LocalBackend(Backend):
         if cave.alive():
             raise BackendUnavailable(f"cave {cave.id} does not end")
         await self._collect(cave)
+
+    def _let_go(self, cave_id: str) -> None:
+        """Close our end of a lifeline, if there is one."""
+        for lifelines in (self._lifelines, self._released):
+            if (lifeline := lifelines.pop(cave_id, None)) is not None:
+                os.close(lifeline)
 
     async def _killed(self, cave: CaveDir, pid: int) -> bool:
         """Kill the warden and wait for its end; False when that number is no process's any more."""
@@ -430,6 +434,7 @@ class LocalBackend(Backend):
             await anyio.sleep(0.01)
 
     async def _erase(self, cave: CaveDir) -> None:
+        self._let_go(cave.id)
         self._group(cave).remove()
         with suppress(CaveNotFound):
             record = cave.record()
