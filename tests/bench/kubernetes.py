@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -21,11 +20,11 @@ from ghost_mcp.backends.kubernetes.settings import Settings
 from tests import engine_images
 from tests.bench.measure import Row, Samples, taken, turns
 from tests.bench.place import PROGRAM_S, Place
+from tests.clusters import NAMESPACE
 from tests.contract.images import runtime_image
 
 __all__ = ["made", "used"]
 
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 SPEC = CaveSpec(ephemeral=True)
 
 

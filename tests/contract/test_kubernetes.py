@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -25,9 +24,7 @@ from ghost_mcp.spec import CaveInfo, CaveSpec
 from ghost_mcp.testing import BackendContract
 from ghost_mcp.testing.basis import connected
 from ghost_mcp.warden import runtime
-
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
-
+from tests.clusters import NAMESPACE, needed
 
 # Empties the folders of a cave, in the warden's own Python: the images here have no rm.
 EMPTY = """
@@ -44,8 +41,7 @@ for folder in ("/workspace", "/home/cave", "/tmp"):
 @pytest.fixture(scope="session")
 def late_class() -> Iterator[str]:
     """A storage class that provides when a pod is placed: its pods do not wait for a scheduler's second try."""
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
+    needed()
     path, name = "/apis/storage.k8s.io/v1/storageclasses", f"ghost-test-{secrets.token_hex(4)}"
 
     async def make() -> None:

@@ -6,8 +6,6 @@ A node that is lost and preemption need a second node: ``tests/unit/test_kuberne
 
 from __future__ import annotations
 
-import os
-import secrets
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,24 +21,16 @@ from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.errors import CaveGone, GhostError
 from ghost_mcp.testing.basis import until
+from tests.clusters import NAMESPACE, own_settings
 from tests.faulty_api import EXPIRED, FaultyApi, faulty_api
 
 pytestmark = pytest.mark.kubernetes
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 OUTAGE_S = 1.5
 
 
 @pytest.fixture
 def settings(small_image: str, brought: str) -> Settings:
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
-    return Settings(
-        namespace=NAMESPACE,
-        instance=f"faults-{secrets.token_hex(4)}",
-        image=small_image,
-        runtime_image=brought,
-        pull_policy="Never",
-    )
+    return own_settings("faults", small_image, brought)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -33,13 +32,13 @@ from ghost_mcp.pool import PoolPlan
 from ghost_mcp.spec import CaveSpec
 from ghost_mcp.testing.basis import connected
 from tests import engine_images
+from tests.clusters import needed, own_settings
 from tests.contract.images import runtime_image
 
 helm = pytest.importorskip("helm_python", reason="not run: no helm for this platform")
 ROOT = Path(__file__).parents[2]
 CHART, BASE = ROOT / "configs/kubernetes/chart", ROOT / "configs/kubernetes/base"
 START_S = 90
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 
 
 def rendered(**values: Any) -> list[dict[str, Any]]:
@@ -110,8 +109,7 @@ def kubectl(*words: str, given: str | None = None) -> str:
 @pytest.fixture
 def spaces() -> Iterator[tuple[str, str]]:
     """The names of a namespace for the hub and of one for its caves; both go at the end."""
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
+    needed()
     if not all(parent.stat().st_mode & 0o001 for parent in (ROOT, *ROOT.parents)):
         pytest.skip("not run: only the checkout's owner can read it, and the hub's pod is another")
     mark = secrets.token_hex(3)
@@ -331,18 +329,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> set[Right]:
 async def test_the_role_allows_what_the_backend_asks_for_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
     asked = recorded(monkeypatch)
     with images() as (small, brought):
-        settings = Settings(
-            namespace=NAMESPACE,
-            instance=f"test-{secrets.token_hex(4)}",
-            image=small,
-            runtime_image=brought,
-            pull_policy="Never",
-        )
-        async with KubernetesBackend(settings) as backend:
+        async with KubernetesBackend(own_settings("test", small, brought)) as backend:
             await _a_life_of_each_kind(backend)
     (role,) = (thing for thing in rendered() if thing["kind"] == "Role")
     allowed = {

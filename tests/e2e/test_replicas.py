@@ -21,10 +21,10 @@ from ghost_hub.tokens import Tokens
 from ghost_mcp.backends.docker.engine import open_client
 from ghost_mcp.errors import BackendUnavailable
 from tests import engine_images
+from tests.clusters import NAMESPACE, needed
 from tests.contract.images import runtime_image
 from tests.serving import Served, serving
 
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 LEGACY = "2025-11-25"
 
 
@@ -73,8 +73,7 @@ def engine_of_both(
             os.chmod(state, 0o711)
             yield {"GHOST_BACKEND": "local", "GHOST_STATE_DIR": state}
         return
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
+    needed()
     folder = tmp_path_factory.mktemp("kubernetes")
     engine = open_client()
     with (

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import resource
 import secrets
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
@@ -23,8 +20,10 @@ from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
 from tests.conftest import held
+from tests.security.lives import destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
 from tests.security.results import LONG
+from tests.security.shortages import without_files
 from tests.security.test_files import (  # noqa: F401 - collected here
     canary,
     cut_off_writes,
@@ -58,6 +57,9 @@ from tests.security.test_resources import (  # noqa: F401 - collected here
     test_r4_cpu,
     test_r5_a_timeout_leaves_no_survivor,
     test_r6_output_flood,
+)
+from tests.security.test_stress import (  # noqa: F401 - collected here
+    test_l5_a_clock_that_is_set_ends_no_cave,
 )
 from tests.serving import serving
 
@@ -230,14 +232,9 @@ async def test_l3_destroy_is_idempotent(
     engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
 ) -> None:
     async with Ghost(backend=kind(image=image, instance=own)) as ghost:
-        other, victim = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(2)]
-        async with anyio.create_task_group() as tasks:
-            for _ in range(20):
-                tasks.start_soon(victim.destroy)
-        await ghost.destroy("never-was")
+        victim = await destroyed_by_many(ghost)
         left = things(engine, kind, own)
         assert [name for name in left if victim.info.name in name or victim.id in name] == []
-        assert (await other.exec(["echo", "alive"])).stdout == "alive\n"
     await gone(engine, kind, own)
 
 
@@ -276,18 +273,7 @@ async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
 async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(
     engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
 ) -> None:
-    async def make() -> None:
-        async with Ghost(backend=kind(image=image, instance=own)) as ghost:
-            await ghost.create(CaveSpec(name="threaded"))
-
-    thread = threading.Thread(target=lambda: anyio.run(make))
-    thread.start()
-    await anyio.to_thread.run_sync(thread.join)
-    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
-        cave = await ghost.get("threaded")
-        assert cave.info.state is State.RUNNING
-        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
-        await cave.destroy()
+    await made_in_a_thread(lambda: Ghost(backend=kind(image=image, instance=own)))
     await gone(engine, kind, own)
 
 
@@ -308,19 +294,7 @@ async def test_l5_a_hub_that_can_open_no_more_files_says_so_and_goes_on_when_it_
     engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
 ) -> None:
     async with Ghost(backend=kind(image=image, instance=own)) as ghost:
-        cave = await ghost.create(CaveSpec(ephemeral=True))
-        await cave.exec(["true"])
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with open(os.devnull, "rb") as next_free:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (next_free.fileno(), limits[1]))
-        try:
-            with pytest.raises(BackendUnavailable, match="Too many open files"):
-                await ghost.create(CaveSpec(ephemeral=True))
-            assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        again = await ghost.create(CaveSpec(ephemeral=True))
-        assert (await again.exec(["echo", "alive"])).stdout == "alive\n"
+        await without_files(ghost)
     await gone(engine, kind, own)
 
 

@@ -11,10 +11,10 @@ import secrets
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,29 @@ import docker
 import pytest
 import yaml
 
-from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits, State
+from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits
 from ghost_mcp.backends.docker import backend as docker_backend
+from ghost_mcp.backends.kubernetes import manifests
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.backends.kubernetes.starting import Starter
-from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound
+from ghost_mcp.errors import BackendUnavailable, CaveGone
 from ghost_mcp.testing.basis import until
 from tests import engine_images
+from tests.clusters import own_settings
 from tests.conftest import held
 from tests.security import test_isolation
+from tests.security.lives import answers, destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
+from tests.security.shortages import without_files
 from tests.security.test_files import (  # noqa: F401 - collected here
     canary,
     test_f1_names_that_only_look_like_traversal_are_names,
     test_f1_traversal,
     test_f1_what_is_no_path,
     test_f2_symlinks_lead_nowhere_outside,
+    test_f3_a_path_that_changes_while_it_is_used,
     test_f4_archives_stay_in_their_folder,
     test_f5_odd_files,
     test_f6_fifty_editors_lose_nothing,
@@ -57,15 +63,27 @@ from tests.security.test_isolation import (  # noqa: F401 - collected here
 )
 from tests.security.test_resources import (  # noqa: F401 - collected here
     BOMBS,
+    latencies,
+    p95,
+    test_r4_cpu,
     test_r5_a_timeout_leaves_no_survivor,
+    test_r6_output_flood,
+)
+from tests.security.test_stress import (  # noqa: F401 - collected here
+    DAY_S,
+    SMALL_DISK,
+    set_clock,
+    stressed,
+    test_l5_a_clock_that_is_set_ends_no_cave,
 )
 
 pytestmark = pytest.mark.kubernetes
-NAMESPACE = os.environ.get("GHOST_TEST_CLUSTER_NAMESPACE", "ghost-test")
 POLICIES = Path(__file__).parents[2] / "configs/kubernetes/base/caves.yaml"
 PROFILES = Path("/var/lib/kubelet/seccomp")
 FILTER = Path(docker_backend.__file__).with_name("seccomp.json")
 SEED = 20261129
+BOMB_S = 2.0
+MOST_IN_MEMORY = 2000  # 96 MiB: a process of the bomb's takes more than 48 KiB
 _HUB = """
 import os, anyio
 from ghost_mcp import CaveSpec, Ghost
@@ -92,15 +110,7 @@ def image(engine: docker.APIClient) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def settings(image: str, brought: str) -> Settings:
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("not run: KUBECONFIG names no cluster")
-    return Settings(
-        namespace=NAMESPACE,
-        instance=f"security-{secrets.token_hex(4)}",
-        image=image,
-        runtime_image=brought,
-        pull_policy="Never",
-    )
+    return own_settings("security", image, brought)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +147,11 @@ async def cave(ghost: Ghost, shared: str) -> Cave:
 def own(settings: Settings) -> Settings:
     """An instance that nobody else uses."""
     return replace(settings, instance=f"security-{secrets.token_hex(4)}")
+
+
+def _given(own: Settings) -> dict[str, Any]:
+    """As an operator would write them down."""
+    return {key: value for key, value in asdict(own).items() if value is not None}
 
 
 async def gone(own: Settings) -> None:
@@ -283,8 +298,7 @@ async def test_l1_l2_kill_9_of_the_hub(own: Settings) -> None:
 
     What a hub was just making when it was killed: ``test_what_a_killed_hub_has_half_made_is_swept``.
     """
-    given = {key: value for key, value in asdict(own).items() if value is not None}
-    program = _HUB.format(settings=given)
+    program = _HUB.format(settings=_given(own))
     async with await anyio.open_process([sys.executable, "-c", program]) as hub:
         assert hub.stdout is not None
         with anyio.fail_after(60):
@@ -305,14 +319,7 @@ async def test_l1_l2_kill_9_of_the_hub(own: Settings) -> None:
 
 async def test_l3_destroy_is_idempotent(own: Settings) -> None:
     async with Ghost(backend=KubernetesBackend(own)) as ghost:
-        other, victim = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(2)]
-        async with anyio.create_task_group() as tasks:
-            for _ in range(20):
-                tasks.start_soon(victim.destroy)
-        await ghost.destroy("never-was")
-        with pytest.raises(CaveNotFound):
-            await ghost.get(victim.id)
-        assert (await other.exec(["echo", "alive"])).stdout == "alive\n"
+        await destroyed_by_many(ghost)
     await gone(own)
 
 
@@ -339,16 +346,71 @@ async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
 
 
 async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(own: Settings) -> None:
-    async def make() -> None:
-        async with Ghost(backend=KubernetesBackend(own)) as ghost:
-            await ghost.create(CaveSpec(name="threaded"))
+    await made_in_a_thread(lambda: Ghost(backend=KubernetesBackend(own)))
+    await gone(own)
 
-    thread = threading.Thread(target=lambda: anyio.run(make))
-    thread.start()
-    await anyio.to_thread.run_sync(thread.join)
+
+async def _most_processes(cave: Cave) -> int:
+    """What the warden counts while it can, for BOMB_S."""
+    most = 0
+    with anyio.move_on_after(BOMB_S), suppress(GhostError):
+        while True:
+            most = max(most, (await cave.call("stats"))[0]["pids"])
+    return most
+
+
+async def test_r1_fork_bomb(
+    ghost: Ghost, cave: Cave, record_property: Callable[[str, object], None]
+) -> None:
+    """How many processes a pod may have is its kubelet's to say (``podPidsLimit``), as the cave tells. Besides, a bomb has
+    its cave's memory and no more: it may end its cave, and the others go on."""
+    limits = Limits(memory_bytes=96 << 20, cpus=0.5)
+    bomber = await ghost.create(CaveSpec(ephemeral=True, limits=limits))
+    told = bomber.info.assurance["pids"]
+    assert not told.enforced
+    assert "podPidsLimit" in told.how
+    before = during = p95(await latencies(cave))
+    peak = 0
+    with suppress(CaveGone):
+        async with bomber.process("b() { b | b & }; b; sleep 30"):
+            peak = await _most_processes(bomber)
+            during = p95(await latencies(cave))
+    await bomber.destroy()
+    assert await answers(cave)
+    assert 0 < peak < MOST_IN_MEMORY
+    figure = f"by memory, at {peak} processes; p95 of the others {before * 1e3:.0f} -> {during * 1e3:.0f} ms"
+    record_property("figure", figure)
+
+
+async def test_l5_a_hub_that_can_open_no_more_files_says_so_and_goes_on_when_it_can(
+    own: Settings,
+) -> None:
     async with Ghost(backend=KubernetesBackend(own)) as ghost:
-        cave = await ghost.get("threaded")
-        assert cave.info.state is State.RUNNING
-        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
-        await cave.destroy()
+        await without_files(ghost)
+    await gone(own)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: only root can mount a small disk")
+async def test_l5_a_hub_whose_disk_is_full_goes_on(own: Settings, state_dir: Path) -> None:
+    """It keeps nothing of a cluster's caves on its own disk."""
+    config = state_dir / f"{own.instance}.yaml"
+    config.write_text(yaml.safe_dump(_given(own)))
+    run = partial(stressed, backend="kubernetes", GHOST_KUBERNETES_CONFIG=str(config))
+    await anyio.to_thread.run_sync(partial(run, state_dir, "disk", [], *SMALL_DISK))
+    await gone(own)
+
+
+@pytest.mark.parametrize("by_s", [DAY_S, -DAY_S], ids=["on", "back"])
+async def test_l5_a_hub_whose_clock_is_wrong_sweeps_nothing_that_another_makes(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, by_s: float
+) -> None:
+    begun = CaveSpec(name="begun")
+    async with KubernetesBackend(own) as backend:
+        path = f"{core(own.namespace)}/persistentvolumeclaims"
+        await backend.cluster.ask("POST", path, manifests.volume(begun, own))
+        try:
+            set_clock(monkeypatch, by_s)
+            assert await backend.leftovers(remove=True) == []
+        finally:
+            await backend.destroy(begun.id)
     await gone(own)

@@ -7,17 +7,17 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import anyio
 import pytest
 
-from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
+from ghost_mcp import CaveSpec, Ghost, GhostError, State
 from ghost_mcp.backends.local import backend as local
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.backends.local.state import FIRST_UID, UIDS
+from tests.security.lives import destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
 from tests.security.results import LONG
 
@@ -105,16 +105,11 @@ async def test_l2_a_cave_that_is_not_ephemeral_survives_its_maker(state_dir: Pat
         await found.destroy()
 
 
-async def test_l3_destroy_is_idempotent(ghost: Ghost, cave: Cave) -> None:
-    victim = await ghost.create(CaveSpec(ephemeral=True))
-    async with anyio.create_task_group() as tasks:
-        for _ in range(20):
-            tasks.start_soon(victim.destroy)
-    await ghost.destroy("never-was")
-    backend = cave._backend
+async def test_l3_destroy_is_idempotent(ghost: Ghost) -> None:
+    victim = await destroyed_by_many(ghost)
+    backend = await ghost.backend()
     assert isinstance(backend, LocalBackend)
     assert not backend.state.cave(victim.id).path.exists()
-    assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
 
 
 @pytest.mark.slow
@@ -154,19 +149,7 @@ async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
 
 async def test_l6_a_cave_made_in_a_thread_that_ends_lives_on(state_dir: Path) -> None:
     state = own_dir(state_dir, "threads")
-
-    async def make() -> None:
-        async with Ghost(backend="local", state_dir=state) as ghost:
-            await ghost.create(CaveSpec(name="threaded"))
-
-    thread = threading.Thread(target=lambda: anyio.run(make))
-    thread.start()
-    await anyio.to_thread.run_sync(thread.join)
-    async with Ghost(backend="local", state_dir=state) as ghost:
-        cave = await ghost.get("threaded")
-        assert cave.info.state is State.RUNNING
-        assert (await cave.exec(["echo", "alive"])).stdout == "alive\n"
-        await cave.destroy()
+    await made_in_a_thread(lambda: Ghost(backend="local", state_dir=state))
 
 
 async def test_a_cave_ends_at_its_deadline_without_any_hub(state_dir: Path) -> None:

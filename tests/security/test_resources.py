@@ -15,7 +15,7 @@ from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, Limits
 from ghost_mcp.errors import CaveGone, Unsupported
 
 MIB = 1 << 20
-FLOOD_BYTES = (10 << 30) if os.environ.get("GHOST_TEST_LONG") else (512 << 20)
+FLOOD_BYTES = (10 << 30) if os.environ.get("GHOST_TEST_LONG") else (128 << 20)
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="the disk limit of a local cave needs root")
 
@@ -31,7 +31,22 @@ BOMBS = {
 }
 
 
-def _p95(taken: list[float]) -> float:
+# Two busy loops for five seconds; prints how many CPUs they had, by the kernel's account.
+LOOPS = """
+import os, resource, time
+began = time.monotonic()
+for _ in range(2):
+    if not os.fork():
+        while time.monotonic() < began + 5:
+            pass
+        os._exit(0)
+os.wait(), os.wait()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print((used.ru_utime + used.ru_stime) / (time.monotonic() - began))
+"""
+
+
+def p95(taken: list[float]) -> float:
     return statistics.quantiles(taken, n=20)[-1]
 
 
@@ -49,7 +64,7 @@ async def test_r1_fork_bomb(ghost: Ghost, record_property: Callable[[str, object
     """Stopped at the limit of processes; the neighbours go on; gone within two seconds of its end."""
     bomber = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(pids=64, cpus=0.5)))
     others = [await ghost.create(CaveSpec(ephemeral=True)) for _ in range(3)]
-    before = _p95([t for cave in others for t in await latencies(cave)])
+    before = p95([t for cave in others for t in await latencies(cave)])
     async with bomber.process("b() { b | b & }; b; sleep 30") as process:
         peak, until = 0, time.monotonic() + 2  # an engine may tell once in a second
         for _ in range(20):
@@ -57,7 +72,7 @@ async def test_r1_fork_bomb(ghost: Ghost, record_property: Callable[[str, object
             if time.monotonic() > until:
                 break
             await anyio.sleep(0.02)
-        during = _p95([t for cave in others for t in await latencies(cave)])
+        during = p95([t for cave in others for t in await latencies(cave)])
         await process.kill()
     assert 32 <= peak <= 66, peak
     record_property("figure", f"p95 of the others {before * 1e3:.0f} -> {during * 1e3:.0f} ms")
@@ -144,10 +159,8 @@ async def test_r4_cpu(ghost: Ghost) -> None:
     """Two busy loops at 0.2 of a CPU use 0.2."""
     cave = await ghost.create(CaveSpec(ephemeral=True, limits=Limits(cpus=0.2)))
     try:
-        before = (await cave.usage()).cpu_s or 0.0
-        await cave.exec("(while :; do :; done) & (while :; do :; done) & sleep 5", timeout_s=5)
-        used = ((await cave.usage()).cpu_s or 0.0) - before
-        assert used <= 0.25 * 5.5, used
+        used = float((await cave.exec(["python3", "-c", LOOPS])).stdout)
+        assert used <= 0.25
     finally:
         await cave.destroy()
 
@@ -170,7 +183,7 @@ async def test_r5_a_timeout_leaves_no_survivor(cave: Cave) -> None:
 
 @pytest.mark.slow
 async def test_r6_output_flood(cave: Cave) -> None:
-    """Half a GiB of output, ten in the long form: the hub's memory stays, head and tail are kept, the rest counted."""
+    """Four times what the hub's memory may grow by, ten GiB in the long form: the hub's memory stays, head and tail are kept, the rest counted."""
     me = psutil.Process()
     before = me.memory_info().rss
     head, body = await cave.call(
