@@ -18,7 +18,7 @@ import anyio
 from ghost_mcp import CaveSpec, Ghost, GhostError
 
 SPARE = 14  # descriptors that are left
-MANY, FEW = 40, 2
+MANY, FEW = 40, 1
 
 
 @contextmanager
