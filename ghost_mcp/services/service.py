@@ -132,6 +132,11 @@ class Service:
         async with self._cave.held("service", {"action": "use", "name": self.name}):
             yield
 
+    async def until_ready(self) -> None:
+        """Return when it is ready, whoever starts it and whenever; this neither starts nor uses it."""
+        async with self._cave.held("service", {"action": "await", "name": self.name}):
+            return
+
     async def _start(self) -> Mapping[str, Any]:
         one = self.declared
         head = {

@@ -85,6 +85,7 @@ class Service:
         if answered:
             self.state, self._used = READY, monotonic()
             self._answer()
+            _of(self.warden).tell(self.name)
             self._rest()
         elif monotonic() - self._began > self.ready_s:
             self._fail(f"it did not answer within {self.ready_s:g} s")
@@ -274,6 +275,7 @@ class Services:
     def __init__(self, warden: Warden) -> None:
         self._warden = warden
         self._by_name: dict[str, Service] = {}
+        self._awaiting: dict[str, list[Stream]] = {}
 
     def start(self, name: str, stream: Stream, head: dict[str, Any], body: bytes) -> None:
         """Answer when it is ready; start it when it is not there, or has failed."""
@@ -302,6 +304,23 @@ class Services:
             raise WardenError("service_not_found", f"service {name} is not running", "Start it.")
         return service
 
+    def wait(self, name: str, stream: Stream) -> None:
+        """A NOTE once it is ready, whoever starts it. Until then the cave may be idle all the same."""
+        service = self._by_name.get(name)
+        if service is not None and service.state == READY:
+            stream.note({})
+            return
+        awaiting = self._awaiting.setdefault(name, [])
+        awaiting.append(stream)
+        stream.passive = True
+        stream.on_reset = lambda: awaiting.remove(stream) if stream in awaiting else None
+
+    def tell(self, name: str) -> None:
+        """It is ready: who waited for that may know."""
+        awaiting = self._awaiting.pop(name, [])
+        while awaiting:
+            awaiting.pop().note({})
+
     def stop(self, service: Service) -> commands.Command | None:
         """End it; returns its program, which may take a while to go."""
         del self._by_name[service.name]
@@ -319,11 +338,11 @@ class Services:
 
 
 def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
-    """``{action: start|stop|use|log, name, ...}``.
+    """``{action: start|stop|use|await|log, name, ...}``.
 
     start: ``{argv, env, cwd, port, ask, expect, ready_s, idle_s, programs}``, and a program as the body, whose path it
     finds in GHOST_PROGRAM; it listens on the path GHOST_SOCKET, or on its port. use: a NOTE, and it is in use
-    until the stream ends.
+    until the stream ends. await: a NOTE when it is ready, which may be never.
     """
     services, action = _of(stream.peer.warden), head.get("action")
     name = _name(head.get("name"))
@@ -340,6 +359,8 @@ def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     elif action == "use":
         stream.on_reset = services.get(name).use()
         stream.note({})
+    elif action == "await":
+        services.wait(name, stream)
     else:
         raise WardenError("invalid_argument", f"cannot {str(action)[:64]} a service")
 

@@ -84,6 +84,9 @@ PAGES = {
     "/spot": """<title>Spot</title><p id=out></p><div style="position:fixed;left:100px;top:50px;width:20px;height:20px"
         onclick="out.textContent = `spot ${event.x} ${event.y}`"></div>""",
     "/hang": "<title>Hang</title><button onclick='while (true);'>Hang</button>",
+    "/kept": """<p id=out></p><label>Name <input></label><button onclick="out.textContent = 'pressed'">Press</button><script>
+        document.title = [sessionStorage.kept, localStorage.kept, document.cookie].join(" ");
+        sessionStorage.kept = "tab"; localStorage.kept = "site"; document.cookie = "a=session";</script>""",
     "/two": "<title>Second</title><h1>Second</h1>",
 }  # fmt: skip
 

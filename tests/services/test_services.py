@@ -119,6 +119,24 @@ async def test_it_starts_on_first_use_and_stops(cave: Cave, declare: Declare, op
     assert (await cave.exec("pgrep -x python3 || true")).stdout == ""
 
 
+async def test_who_waits_for_it_is_told_whoever_starts_it(
+    cave: Cave, ghost: Ghost, declare: Declare, state_dir: Path
+) -> None:
+    service = cave.service("mine")
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(service.until_ready)
+            with anyio.move_on_after(0.2) as patience:
+                await service.until_ready()
+            assert patience.cancelled_caught  # nobody has started it
+            assert (await service.status()).state == "stopped"
+            async with Ghost(backend="local", state_dir=state_dir) as other:
+                await (await other.get(cave.id)).service("mine").start()
+        await service.until_ready()
+    assert (await service.status()).uses == 0
+
+
 async def test_many_starters_of_two_hubs_start_it_once(
     cave: Cave, ghost: Ghost, declare: Declare, state_dir: Path
 ) -> None:

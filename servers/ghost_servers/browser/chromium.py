@@ -7,13 +7,16 @@ __all__ = ["MISSING", "command"]
 
 MISSING = 127  # what the start line exits with when the cave has no Chromium
 
-# `exec` makes the browser the process we hold, so its profile bears its number; what dead ones left goes first.
+# `exec` makes the browser the process we hold, so its profile bears its number. It takes the profile of the name that it
+# is given, which a browser has left; what others left, which are dead, goes.
 _START = """
+profile=/tmp/.ghost-browser.$1.$$
+rm -rf "$profile"
+mv /tmp/.ghost-browser.$1.* "$profile" 2>/dev/null && rm -f "$profile"/Singleton*
+shift
 for old in /tmp/.ghost-browser.*; do
   kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
 done
-profile=/tmp/.ghost-browser.$$
-rm -rf "$profile"
 # With a network, the cave has a proxy; what is on its own loopback goes there directly. Where Chromium calls home
 # all the same, it is led nowhere: nobody is told of refusals that no page asked for.
 if [ -n "$http_proxy" ]; then
@@ -47,7 +50,6 @@ _WITHOUT = (
 _SEEN = ("--test-type", "--window-position=0,0")
 _FLAGS = (
     "--remote-debugging-pipe",
-    "--no-startup-window",
     # The cave is the barrier: it has no nested user namespaces to make another of.
     "--no-sandbox",
     "--disable-gpu",
@@ -87,10 +89,12 @@ _FLAGS = (
 )
 
 
-def command(*, seen: bool) -> list[str]:
+def command(profile: str, *, seen: bool, restored: bool) -> list[str]:
     """The program and arguments that start the browser in a cave; exits with MISSING where there is none.
 
-    ``seen``: in a window, on the display that its environment names.
+    ``profile``: letters and digits, a name in the cave. ``seen``: in a window, on the display that its environment
+    names. ``restored``: with the tabs that the last browser of this profile had, else with none.
     """
     how = _SEEN if seen else ("--headless=new",)
-    return ["sh", "-c", _START, "ghost-browser", *how, *_FLAGS]
+    tabs = "--restore-last-session" if restored else "--no-startup-window"
+    return ["sh", "-c", _START, "ghost-browser", profile, *how, tabs, *_FLAGS]

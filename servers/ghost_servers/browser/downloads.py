@@ -159,6 +159,14 @@ class Downloads:
         self._untold.clear()
         return told
 
+    async def cancel(self, why: str) -> None:
+        """End those that run; each is told with ``why``."""
+        for guid, found in list(self._known.items()):
+            if not found.how:
+                found.how = f"cancelled: {why}"
+                self._untold[guid] = found
+                await self._cancel(guid)
+
     async def aclose(self) -> None:
         for task in list(self._tasks):
             task.cancel()

@@ -19,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,8 +29,7 @@ from anyio.abc import SocketAttribute, UNIXSocketStream
 
 from ghost_mcp.cave import DEVTOOLS
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, TimedOut, Unsupported
-from ghost_mcp.spec import DESKTOP
-from ghost_servers.browser import chromium
+from ghost_servers.browser import chromium, desktop, moving
 from ghost_servers.browser.messages import Messages
 from ghost_servers.browser.text import clean
 
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Playwright, ViewportSize
 
     from ghost_mcp.cave import Cave, Process
+    from ghost_servers.browser.moving import Left
     from ghost_servers.browser.window import Window
 
-__all__ = ["Pipe", "open_browser"]
+__all__ = ["Opened", "Pipe", "open_browser"]
 
 START_S = 30.0
 # So long may each part of it take to close politely; then it is ended anyway.
@@ -182,21 +183,33 @@ class Pipe:
         return None
 
 
-@asynccontextmanager
-async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
-    """A new Chromium in the cave under a new driver, with a first tab; all of it ends with the block.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A running browser. ``profile`` is its profile's name in the cave; ``seen``: it is on the cave's desktop."""
 
-    It is on the cave's desktop, when that runs. Raises Unsupported when the cave has no Chromium, BackendUnavailable, TimedOut, and what the cave raises.
+    window: Window
+    pipe: Pipe
+    profile: str
+    seen: bool
+
+
+@asynccontextmanager
+async def open_browser(cave: Cave, left: Left | None = None) -> AsyncIterator[Opened]:
+    """A new Chromium in the cave under a new driver, with a first tab or those that were left; it ends with the block.
+
+    It is on the cave's desktop, when that runs. Raises Unsupported when the cave has no Chromium, BackendUnavailable,
+    TimedOut, and what the cave raises.
     """
+    profile = left.profile if left is not None else secrets.token_hex(8)
     async with AsyncExitStack() as stack:
-        display = await _display(cave, stack)
-        starting = cave.process(chromium.command(seen=bool(display)), env=display, devtools=True)
-        process = await stack.enter_async_context(starting)
+        display = await desktop.display(cave, stack)
+        argv = chromium.command(profile, seen=bool(display), restored=left is not None)
+        process = await stack.enter_async_context(cave.process(argv, env=display, devtools=True))
         pipe = await stack.enter_async_context(Pipe(process, cave))
         # The browser starts in the cave while its driver starts here.
         try:
             async with asyncio.timeout(START_S):
-                window = await _open_window(cave, pipe, stack)
+                window = await _open_window(cave, pipe, left, stack)
         except TimeoutError:
             raise TimedOut(f"the browser did not start within {START_S:g} s") from None
         except Exception as exc:
@@ -207,27 +220,20 @@ async def open_browser(cave: Cave) -> AsyncIterator[tuple[Window, Pipe]]:
             raise BackendUnavailable(
                 f"the browser could not be started: {clean(exc, 300)}"
             ) from exc
-        yield window, pipe
+        yield Opened(window=window, pipe=pipe, profile=profile, seen=bool(display))
 
 
-async def _display(cave: Cave, stack: AsyncExitStack) -> dict[str, str]:
-    """The variable that names the cave's desktop, if it is wanted or runs; it is then held as long as the browser."""
-    desktop = cave.service("vnc")
-    state = (await desktop.status()).state
-    wanted = cave.info.spec.labels.get(DESKTOP) == desktop.name
-    if state in ("missing", "failed") or (state == "stopped" and not wanted):
-        return {}
-    await stack.enter_async_context(desktop.using())
-    return dict(desktop.declared.env)
-
-
-async def _open_window(cave: Cave, pipe: Pipe, stack: AsyncExitStack) -> Window:
+async def _open_window(cave: Cave, pipe: Pipe, left: Left | None, stack: AsyncExitStack) -> Window:
     heavy = await anyio.to_thread.run_sync(importlib.import_module, "ghost_servers.browser.window")
     opening: type[Window] = heavy.Window
     playwright = await stack.enter_async_context(_driver())
     await opening.prepare(playwright)
     context = await stack.enter_async_context(_launched(playwright, pipe))
-    window = opening(cave, context, await context.new_page())
+    if left is None:
+        window = opening(cave, context, [await context.new_page()])
+    else:
+        window = opening(cave, context, await moving.restored(context, left))
+        moving.go_on(window, left)
     stack.push_async_callback(window.aclose)
     await window.watch()
     return window

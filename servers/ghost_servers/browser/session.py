@@ -6,17 +6,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ghost_mcp.errors import Conflict, InvalidArgument, TimedOut
+from ghost_mcp.errors import Conflict, GhostError, InvalidArgument, TimedOut
+from ghost_servers.browser import desktop, moving
 from ghost_servers.browser.pipe import open_browser
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
     from ghost_mcp.tool import Call
-    from ghost_servers.browser.pipe import Pipe
+    from ghost_servers.browser.moving import Left
+    from ghost_servers.browser.pipe import Opened
     from ghost_servers.browser.window import Window
 
 __all__ = ["BrowserSession", "use_browser"]
@@ -32,12 +33,6 @@ NEWS_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    window: Window
-    pipe: Pipe
-
-
 def use_browser(call: Call, timeout_s: float) -> AbstractAsyncContextManager[Window]:
     """The window of the browser in the call's cave; see :meth:`BrowserSession.use`."""
     return call.keep.get("browser", lambda: BrowserSession(call.cave)).use(timeout_s)
@@ -49,9 +44,11 @@ class BrowserSession:
     def __init__(self, cave: Cave) -> None:
         self._cave = cave
         self._lock = asyncio.Lock()
-        self._started: asyncio.Future[_Running] | None = None
+        self._started: asyncio.Future[Opened] | None = None
         self._owner: asyncio.Task[None] | None = None
         self._repair: asyncio.Task[None] | None = None
+        self._mover: asyncio.Task[None] | None = None
+        self._told = True  # whether a caller was told why there is no browser
         self._stop = asyncio.Event()
 
     @asynccontextmanager
@@ -100,13 +97,13 @@ class BrowserSession:
         self._repair = asyncio.create_task(self._replace(running))
         return "The page does not react any more: its tab is closed."
 
-    async def _replace(self, running: _Running) -> None:
+    async def _replace(self, running: Opened) -> None:
         if not await running.window.replace(REPLACE_S):
             self._started = None  # that it is lost was told by the call that found it so
             running.pipe.abort()
 
     @asynccontextmanager
-    async def _explained(self, running: _Running) -> AsyncIterator[None]:
+    async def _explained(self, running: Opened) -> AsyncIterator[None]:
         """Errors of Playwright as what they mean here: when the browser has ended, that."""
         from ghost_servers.browser import failures  # heavy, and loaded by now
 
@@ -123,7 +120,7 @@ class BrowserSession:
                 error.hint = "; ".join(running.window.happened.notes[:3])
             raise error from exc
 
-    def _running(self) -> _Running | None:
+    def _running(self) -> Opened | None:
         """What runs now, if it does."""
         started = self._started
         if started is None or not started.done() or started.exception():
@@ -131,35 +128,52 @@ class BrowserSession:
         running = started.result()
         return None if running.pipe.ended.is_set() else running
 
-    async def _ready(self) -> _Running:
+    async def _ready(self) -> Opened:
         """The running browser; a new one when there is none, or it has ended."""
-        if self._repair is not None:
-            await asyncio.wait([self._repair])
-            self._repair = None
+        await self._repaired()
         running = self._running()
         if running is not None:
             return running
-        if self._started is None or self._started.done():
+        started = self._started
+        if started is None or started.done():
             await self._tell_end()
             await self.aclose()
-            self._stop = asyncio.Event()
-            self._started = asyncio.get_running_loop().create_future()
-            self._owner = asyncio.create_task(self._own(self._started, self._stop))
+            started = self._begin()
         # Another call waits for the same start when this one gives up.
-        return await asyncio.shield(self._started)
+        return await asyncio.shield(started)
+
+    async def _repaired(self) -> None:
+        if self._repair is not None:
+            await asyncio.wait([self._repair])
+            self._repair = None
 
     async def _tell_end(self) -> None:
         """Raise once why the last browser ended, when it was not we who ended it: its tabs are gone."""
         last, self._started = self._started, None
-        if last is not None and not last.exception():
+        told, self._told = self._told, True
+        if last is None:
+            return
+        if (failure := last.exception()) is None:
             raise await last.result().pipe.why()
+        if not told:
+            raise failure
 
-    async def _own(self, started: asyncio.Future[_Running], stop: asyncio.Event) -> None:
+    def _begin(self, left: Left | None = None) -> asyncio.Future[Opened]:
+        self._stop = asyncio.Event()
+        self._started = started = asyncio.get_running_loop().create_future()
+        self._owner = asyncio.create_task(self._own(started, self._stop, left))
+        return started
+
+    async def _own(
+        self, started: asyncio.Future[Opened], stop: asyncio.Event, left: Left | None
+    ) -> None:
         """Hold a browser from its start to its end, in one task."""
         try:
-            async with open_browser(self._cave) as (window, pipe):
-                started.set_result(_Running(window, pipe))
-                await pipe.until_ended(stop)
+            async with open_browser(self._cave, left) as opened:
+                started.set_result(opened)
+                if not opened.seen and left is None:
+                    self._mover = asyncio.create_task(self._move(opened))
+                await opened.pipe.until_ended(stop)
         except asyncio.CancelledError:
             if not started.done():
                 started.set_exception(Conflict("the browser was closed while it started"))
@@ -171,10 +185,27 @@ class BrowserSession:
             started.set_exception(exc)
             started.exception()  # seen, even when the call that waited has been cancelled
 
+    async def _move(self, opened: Opened) -> None:
+        """Take a browser that nobody sees onto its cave's desktop, once that runs and no call is under way."""
+        with suppress(GhostError):  # the cave is gone
+            await desktop.until_open(self._cave)
+            async with self._lock:
+                await self._repaired()
+                if self._running() is opened:
+                    left = await moving.leave(opened)
+                    await self._end()
+                    started = self._begin(left)
+                    await asyncio.wait([started])
+                    self._told = not started.exception()
+
     async def aclose(self) -> None:
         """End the browser, if there is one, within CLOSE_S."""
-        if self._repair is not None:
-            self._repair.cancel()
+        for task in (self._repair, self._mover):
+            if task is not None:
+                task.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
         owner, self._owner, self._started = self._owner, None, None
         if owner is None:
             return

@@ -39,12 +39,19 @@ class Tab:
         self.console_errors = 0
         self.console: deque[str] = deque(maxlen=3)
         self._frames: dict[str, Frame] = {}
-        self._known: dict[str, str] = {}  # every reference ever told, and what it stood for
+        self._known: dict[str, Line] = {}  # every reference ever told, and what it stood for
+        self._former: set[str] = set()  # those told of this page before it was restored
         self._session: CDPSession | None = None
 
     def knows(self, ref: str) -> bool:
         """Whether that reference was told of this tab."""
         return ref in self._known
+
+    def inherit(self, old: Tab) -> None:
+        """Be the tab that ``old`` was: this is its page, restored in another browser."""
+        self._known = dict(old._known)
+        self._former = set(old._known)
+        self.status = old.status
 
     def forget_console(self) -> None:
         self.console_errors = 0
@@ -92,7 +99,7 @@ class Tab:
         return following
 
     def _remember(self, lines: list[Line]) -> None:
-        self._known |= {line.ref: line.text for line in lines if line.ref}
+        self._known |= {line.ref: line for line in lines if line.ref}
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
@@ -119,10 +126,20 @@ class Tab:
                 found = world.element(frame, ref)
                 if await found.count():
                     return found
+        if ref in self._former and (again := self._again(ref)):
+            return await self._by_ref(again)
         raise self._stale(ref)
 
+    def _again(self, ref: str) -> str:
+        """The reference now of what a former one stood for: of the only element of its kind and name, or nothing."""
+        was = self._known.get(ref)
+        kind = (was.role, was.name) if was is not None else None
+        alike = [line.ref for line in self.lines if line.ref and (line.role, line.name) == kind]
+        return alike[0] if len(alike) == 1 and alike[0] not in self._former else ""
+
     def _stale(self, ref: str) -> NotFound:
-        was = self._known.get(ref, "")
+        known = self._known.get(ref)
+        was = known.text if known is not None else ""
         gone = f"{ref} ({was[len(ref) + 1 :]}) is no longer on the page"
         alike = "; ".join(map(str, near(was, self.lines)))
         there = "; ".join(str(line) for line in [line for line in self.lines if line.ref][:4])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -57,16 +57,18 @@ class Happened:
 class Window:
     """The tabs of one browser. It hears of what happens after :meth:`watch`."""
 
-    def __init__(self, cave: Cave, context: BrowserContext, page: Page) -> None:
+    def __init__(self, cave: Cave, context: BrowserContext, pages: Iterable[Page]) -> None:
         self.cave = cave
         self.context = context
         self.tabs: list[Tab] = []
-        self.current = self._adopt(page)  # the tab that calls act on
+        for page in pages:
+            self._adopt(page)
+        self.current = self.tabs[0]  # the tab that calls act on
         self.happened = Happened()
         self.dialog_answer: str | None = None  # for confirm and prompt, during one call
         self.following = 1
         self._end = 0.0
-        self._downloads = Downloads(cave, context)
+        self.downloads = Downloads(cave, context)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @staticmethod
@@ -80,10 +82,10 @@ class Window:
         self.context.on("dialog", self._asked)
         self.context.on("console", self._logged)
         self.context.on("weberror", self._raised)
-        await self._downloads.watch()
+        await self.downloads.watch()
 
     async def aclose(self) -> None:
-        await self._downloads.aclose()
+        await self.downloads.aclose()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -255,7 +257,7 @@ class Window:
 
     async def told(self) -> tuple[Happened, list[str]]:
         """What happened since the last answer, and the downloads."""
-        downloads = await self._downloads.told()
+        downloads = await self.downloads.told()
         happened, self.happened = self.happened, Happened()
         if happened.console >= MAX_CONSOLE:
             self.context.on("console", self._logged)
