@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +55,30 @@ class Apps:
     hub: Served
     http: httpx2.Client
     context: BrowserContext
+    backend: str
+    image: str
+    cave: str = CAVE
+
+    @contextmanager
+    def made(self, *options: str) -> Iterator[None]:
+        """Its cave is there."""
+        where = (self.cave, "--backend", self.backend)
+        _ghost(self.hub, "create", *where, "--memory", "3g", "--image", self.image, *options)
+        yield
+        _ghost(self.hub, "destroy", *where)
 
     def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
-        answer = self.http.post(f"/v1/{name}", json={"cave": CAVE, **arguments})
+        answer = self.http.post(f"/v1/{name}", json={"cave": self.cave, **arguments})
         assert answer.status_code < 400, answer.text
         told: dict[str, Any] = answer.json()
         return told
 
     def shell(self, command: str) -> str:
         return str(self.tool("shell/exec", command=f"export DISPLAY=:1; {command}")["stdout"])
+
+    def upload(self, path: str, content: bytes) -> None:
+        where = {"cave": self.cave, "path": path}
+        self.http.post("/v1/filesystem/upload", params=where, content=content).raise_for_status()
 
     def open(self, path: str) -> Page:
         page = self.context.new_page()
@@ -85,23 +104,65 @@ def apps(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Apps]:
     image = request.getfixturevalue("full_image" if backend == "docker" else "full_tree")
     PICTURES.mkdir(parents=True, exist_ok=True)
     with serving("--backend", backend) as hub:
-        _ghost(
-            hub, "create", CAVE, "--backend", backend, "--memory", "3g", "--vnc", "--image", image
-        )
         headers = {"Authorization": f"Bearer {hub.token}"}
         with httpx2.Client(base_url=hub.url, headers=headers, timeout=90) as http:
             context = chromium.new_context(viewport={"width": 1440, "height": 960})
-            found = Apps(hub, http, context)
+            found = Apps(hub, http, context, backend, image)
             found.open(f"/?token={hub.token}").close()
-            yield found
+            with found.made("--vnc"):
+                yield found
             context.close()
-        _ghost(hub, "destroy", CAVE, "--backend", backend)
 
 
 def _ghost(hub: Served, *words: str) -> None:
     argv = [sys.executable, "-m", "ghost_mcp.cli", *words]
     env = {**os.environ, "GHOST_STATE_DIR": str(hub.state)}
     subprocess.run(argv, env=env, check=True, capture_output=True, timeout=90)
+
+
+EXTENSION = {
+    "[Content_Types].xml": """<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">
+<Default Extension="json" ContentType="application/json"/><Default Extension="js" ContentType="text/javascript"/>
+<Default Extension="vsixmanifest" ContentType="text/xml"/></Types>""",
+    "extension.vsixmanifest": """<PackageManifest Version="2.0.0"
+xmlns="http://schemas.microsoft.com/developer/vsx-schema/2011"><Metadata>
+<Identity Id="shown" Version="1.0.0" Publisher="tests" Language="en-US"/><DisplayName>Shown</DisplayName></Metadata>
+<Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation><Dependencies/>
+<Assets><Asset Type="Microsoft.VisualStudio.Code.Manifest" Path="extension/package.json" Addressable="true"/></Assets>
+</PackageManifest>""",
+    "extension/package.json": json.dumps(
+        {
+            "name": "shown",
+            "publisher": "tests",
+            "version": "1.0.0",
+            "engines": {"vscode": "^1.60.0"},
+            "main": "./extension.js",
+            "activationEvents": ["onStartupFinished"],
+            "contributes": {"commands": [{"command": "shown.ask", "title": "Ask it"}]},
+        }
+    ),
+    "extension/extension.js": """const vscode = require("vscode"), fs = require("fs"), os = require("os");
+exports.activate = (context) => {
+  const item = vscode.window.createStatusBarItem(vscode.StatusBarAlignment.Left, 1000);
+  item.text = `extension in ${os.hostname()}`;
+  item.command = "shown.ask";
+  item.show();
+  context.subscriptions.push(item, vscode.commands.registerCommand("shown.ask", () => {
+    const [folder] = vscode.workspace.workspaceFolders;
+    fs.writeFileSync(`${folder.uri.fsPath}/from-extension`, "written by an extension");
+    vscode.window.showInformationMessage("the extension was asked");
+  }));
+};""",
+}
+
+
+def extension() -> bytes:
+    """A .vsix: what VS Code installs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in EXTENSION.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
 
 
 def until(met: Callable[[], bool], what: str) -> None:
@@ -128,12 +189,16 @@ def color_of(page: Page) -> tuple[int, ...]:
 def desktop(apps: Apps) -> Page:
     """The desktop, with the agent's browser on it, which starts it again for a cave that was made with one."""
     apps.http.post(f"/v1/caves/{CAVE}/services/vnc/stop").raise_for_status()
-    for color in COLORS:
-        apps.tool("file/write", path=f"pages/{color}.html", content=PAGE.format(color))
-    apps.tool("shell/exec", command="python3 -m http.server -d pages 5000", background=True)
+    serve_pages(apps)
     page = apps.open(f"/vnc/?cave={CAVE}")
     assert page.url.startswith(f"http://vnc--{CAVE}.caves.localhost:{apps.hub.port}/vnc.html?")
     return page
+
+
+def serve_pages(apps: Apps) -> None:
+    for color in COLORS:
+        apps.tool("file/write", path=f"pages/{color}.html", content=PAGE.format(color))
+    apps.tool("shell/exec", command="python3 -m http.server -d pages 5000", background=True)
 
 
 def title(apps: Apps) -> str:
@@ -163,6 +228,23 @@ def test_a_person_sees_and_uses_the_agents_browser(apps: Apps, desktop: Page) ->
         keep(desktop, f"desktop-{color}")
     until(lambda: typed(apps, desktop, "by hand"), "what was typed does not arrive")
     keep(desktop, "desktop-typed")
+
+
+def test_a_browser_that_nobody_saw_comes_to_a_desktop_that_is_opened(apps: Apps) -> None:
+    later = replace(apps, cave="later")
+    with later.made():
+        serve_pages(later)
+        outline = later.tool("browser/navigate", url="http://localhost:5000/red.html")["outline"]
+        field = outline.split()[0]
+        later.tool("browser/type", ref=field, text="by tool")
+        desktop = later.open("/vnc/?cave=later")
+        until(lambda: color_of(desktop) == COLORS["red"], "the browser is not seen")
+        assert title(later) == "typed: by tool"  # which its storage kept
+        told = later.tool("browser/type", ref=field, text="again", clear=True)  # the reference, too
+        assert told["title"] == "typed: again"
+        until(lambda: typed(later, desktop, "by hand"), "what was typed does not arrive")
+        keep(desktop, "desktop-later")
+        desktop.close()
 
 
 def pasted(page: Page, text: str) -> None:
@@ -212,30 +294,62 @@ def test_who_may_only_look_changes_nothing(apps: Apps, desktop: Page) -> None:
     looking.close()
 
 
-def test_a_file_is_edited_in_vs_code(apps: Apps) -> None:
+@pytest.fixture(scope="module")
+def code(apps: Apps) -> Page:
+    """VS Code on the workspace, which is a git repository, with an extension that a person installed from a file."""
     apps.tool("file/write", path="edited.txt", content="before\n")
     apps.shell("git init -q -b trunk; git config user.name A; git config user.email a@example.org")
+    apps.shell("git add edited.txt; git commit -q -m first")
+    apps.upload("/tmp/shown.vsix", extension())
+    told = apps.shell("code-server --install-extension /tmp/shown.vsix 2>&1")
+    assert "was successfully installed" in told, told
     page = apps.open(f"/code-server/?cave={CAVE}")
     assert page.url.startswith(f"http://code-server--{CAVE}.caves.localhost:")
-    page.get_by_role("treeitem", name="edited.txt").dblclick()
-    page.get_by_text("before").wait_for()
-    page.keyboard.press("Control+End")
-    page.keyboard.type("typed in VS Code")
-    keep(page, "code-server")
-    page.keyboard.press("Control+s")
+    return page
+
+
+def test_a_file_is_edited_in_vs_code(apps: Apps, code: Page) -> None:
+    code.get_by_role("treeitem", name="edited.txt").dblclick()
+    code.get_by_text("before").wait_for()
+    code.keyboard.press("Control+End")
+    code.keyboard.type("typed in VS Code")
+    keep(code, "code-server")
+    code.keyboard.press("Control+s")
     until(
         lambda: apps.tool("file/read", path="edited.txt")["content"] == "before\ntyped in VS Code",
         "it is not saved",
     )
-    page.get_by_role("button", name="trunk").wait_for()  # what its extension for git tells
-    page.keyboard.press("Control+Backquote")
-    page.locator(".terminal .xterm-helper-textarea").wait_for(state="attached")
-    page.keyboard.type("hostname > from-terminal; pwd >> from-terminal\n")
+
+
+def test_an_extension_works_in_vs_code(apps: Apps, code: Page) -> None:
+    host = apps.shell("hostname").strip()
+    code.get_by_role("button", name=f"extension in {host}").click()  # in its status bar
+    code.get_by_text("the extension was asked", exact=True).wait_for()
+    keep(code, "code-server-extension")
+    assert apps.shell("cat from-extension") == "written by an extension"
+
+
+def test_a_change_is_committed_in_vs_code(apps: Apps, code: Page) -> None:
+    code.get_by_role("button", name="trunk").wait_for()
+    code.keyboard.press("Control+Shift+g")
+    code.get_by_role("treeitem", name=re.compile("edited.txt.*Modified")).wait_for()
+    keep(code, "code-server-changes")
+    apps.shell("git add edited.txt")
+    code.get_by_role("treeitem", name=re.compile("Staged Changes")).wait_for()
+    code.locator(".scm-editor").click()
+    code.keyboard.type("second")
+    code.keyboard.press("Control+Enter")
+    until(lambda: apps.shell("git log --format=%s") == "second\nfirst\n", "nothing is committed")
+
+
+def test_the_terminal_of_vs_code_is_in_the_cave(apps: Apps, code: Page) -> None:
+    code.keyboard.press("Control+Backquote")
+    code.locator(".terminal .xterm-helper-textarea").wait_for(state="attached")
+    code.keyboard.type("hostname > from-terminal; pwd >> from-terminal\n")
     told = lambda: apps.shell("cat from-terminal 2>/dev/null")
     until(lambda: told().endswith("/workspace\n"), "its terminal is not in the cave")
     assert told().split()[0] == apps.shell("hostname").strip()
-    keep(page, "code-server-terminal")
-    page.close()
+    keep(code, "code-server-terminal")
 
 
 def test_a_cell_runs_in_jupyterlab(apps: Apps) -> None:
