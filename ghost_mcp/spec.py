@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -221,7 +221,7 @@ class CaveSpec:
     ``gpus`` are the engine's: ``all``, how many, or ``device=`` and their ids with commas between.
     """
 
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: os.urandom(8).hex())
     name: str = ""
     backend: str = ""
     image: str | None = None

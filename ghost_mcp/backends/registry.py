@@ -14,7 +14,7 @@ from ghost_mcp.errors import BackendUnavailable, InvalidArgument
 if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
 
-__all__ = ["BUILTIN", "default_backend", "find_backend"]
+__all__ = ["BUILTIN", "default_backend", "find_backend", "is_local"]
 
 BUILTIN = MappingProxyType(
     {
@@ -29,6 +29,11 @@ BUILTIN = MappingProxyType(
 def default_backend() -> str:
     """``$GHOST_BACKEND``, else ``local`` on Linux; elsewhere there are no namespaces, and docker has its own Linux."""
     return os.environ.get("GHOST_BACKEND") or ("local" if sys.platform == "linux" else "docker")
+
+
+def is_local(backend: str | None) -> bool:
+    """Whether a command that names this backend, or none, means the local one."""
+    return (backend or default_backend()) == "local"
 
 
 def find_backend(name: str) -> type[Backend]:

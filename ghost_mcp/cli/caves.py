@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ghost_mcp.backends.registry import is_local
 from ghost_mcp.cli.output import age
-from ghost_mcp.cli.programs import environment, is_local, runs_services
 from ghost_mcp.errors import GhostError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def _services(options: argparse.Namespace, found: CaveInfo) -> list[ServiceStatu
     """Those of a cave's services that run; of a cave that does not, nothing is known."""
     if found.state.value != "running":
         return []
+    from ghost_mcp.cli.programs import runs_services
 
     async def act(ghost: Ghost) -> list[ServiceStatus]:
         known = await (await ghost.get(options.cave)).services()
@@ -223,6 +224,7 @@ def on_ghost(backend: str | None, act: Callable[[Ghost], Awaitable[_T]]) -> _T:
 
 
 def _spec(options: argparse.Namespace) -> CaveSpec:
+    from ghost_mcp.cli.programs import environment
     from ghost_mcp.spec import (
         DESKTOP,
         CaveSpec,

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp.backends.local import door
-from ghost_mcp.backends.registry import default_backend
+from ghost_mcp.backends.registry import is_local
 from ghost_mcp.cli.attach import Attachment, Interrupted, OutputClosed
 from ghost_mcp.errors import CaveGone, InvalidArgument
 from ghost_mcp.languages import program
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.cli.output import Output
 
-__all__ = ["environment", "is_local", "run", "runs_services"]
+__all__ = ["environment", "run", "runs_services"]
 
 STDOUT, STDERR = 1, 2
 PATIENCE_S = 1.0
@@ -64,11 +64,6 @@ def _tell_of_languages(code: str, out: Output) -> None:
             "ghost: CODE is read as Python. A shell line: ghost exec CAVE --language bash 'ls -l';"
             " a program: ghost exec CAVE -- ls -l"
         )
-
-
-def is_local(backend: str | None) -> bool:
-    """Whether a command means the local backend."""
-    return (backend or default_backend()) == "local"
 
 
 def runs_services(name: str) -> bool:

@@ -31,6 +31,7 @@ HEAVY = {
     "click",
     "asyncio",
     "anyio",
+    "_hashlib",
 }
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 
 __all__ = ["remove_tree"]
@@ -75,7 +74,7 @@ def _removed(name: str, folder: int) -> bool:
 def _moved_up(name: str, folder: int, root: int) -> str:
     """Raises OSError."""
     _open_up(name, folder)
-    new = f".{secrets.token_hex(8)}"
+    new = f".{os.urandom(8).hex()}"
     os.rename(name, new, src_dir_fd=folder, dst_dir_fd=root)
     return new
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -76,7 +75,7 @@ class CaveDir:
             ) from exc
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        temporary = self.path / f".cave.{secrets.token_hex(4)}"
+        temporary = self.path / f".cave.{os.urandom(4).hex()}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             json.dump(record, file)
@@ -186,8 +185,8 @@ class StateDir:
         file = self.path / "instance"
         with suppress(FileNotFoundError):
             return file.read_text().strip()
-        temporary = self.path / f".instance.{secrets.token_hex(4)}"
-        temporary.write_text(secrets.token_hex(4))
+        temporary = self.path / f".instance.{os.urandom(4).hex()}"
+        temporary.write_text(os.urandom(4).hex())
         with suppress(FileExistsError):
             os.link(temporary, file)
         temporary.unlink()
@@ -246,7 +245,7 @@ class StateDir:
 
     def discard(self, cave: CaveDir) -> Path:
         """Take a cave's folder out of sight, in one step; returns where its files wait to be removed."""
-        target = self.gone / f"{cave.id}-{secrets.token_hex(4)}"
+        target = self.gone / f"{cave.id}-{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):
             os.rename(cave.path, target)
         return target
@@ -287,12 +286,14 @@ class StateDir:
 
     def free_uid(self) -> int:
         """A host uid that no cave here has. Raises BackendUnavailable when none is found."""
+        from secrets import randbelow  # it brings OpenSSL along, which who only looks does not need
+
         used = set()
         for cave in self.all(prepared=True):
             with suppress(OSError):
                 used.add((cave.path / "run").stat().st_uid)
         for _ in range(100):
-            uid = FIRST_UID + secrets.randbelow(UIDS)
+            uid = FIRST_UID + randbelow(UIDS)
             if uid not in used:
                 return uid
         raise BackendUnavailable("no free user id for a cave")
