@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ghost_mcp.cli.output import Output
-from ghost_mcp.errors import GhostError, Internal
+from ghost_mcp.errors import CaveNotFound, GhostError, Internal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,17 @@ def _run(words: list[str], out: Output) -> int:
     if options is None:
         out.line(parser.overview())
         return 0
-    return parser.handler(options.command)(options, out)
+    try:
+        return parser.handler(options.command)(options, out)
+    except CaveNotFound as exc:
+        if getattr(options, "backend", "") is None:
+            from ghost_mcp.backends.registry import default_backend
+
+            looked = f"Only {default_backend()} caves were looked for"
+            exc.hint = (
+                f"{exc.hint}\n{looked}: --backend NAME or GHOST_BACKEND says others.".lstrip()
+            )
+        raise
 
 
 def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -181,6 +181,13 @@ def test_a_cave_ends_at_its_deadline(cli: Cli) -> None:
     cli("destroy", "short")
 
 
+def test_a_cave_that_is_not_found_may_be_another_engines(cli: Cli, named: str) -> None:
+    for words, told in (((), True), (("--backend", "local"), False)):
+        said = cli("info", "nosuchcave", *words, code=4, GHOST_BACKEND="").stderr.decode()
+        assert f"Caves here: {named}" in said
+        assert ("Only local caves were looked for" in said) == told
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
