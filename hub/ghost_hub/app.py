@@ -80,8 +80,11 @@ async def _missing(request: Request, exc: Exception) -> Response:
 
 async def _wrong_method(request: Request, exc: Exception) -> Response:
     headers = getattr(exc, "headers", None)
+    takes = (headers or {}).get("Allow", "")
     error = Unsupported(
-        f"{request.url.path[:200]} does not take {request.method}", code="wrong_method"
+        f"{request.url.path[:200]} does not take {request.method}",
+        hint=f"It takes {takes}." if takes else "",
+        code="wrong_method",
     )
     return problem(error, status=405, headers=headers)
 

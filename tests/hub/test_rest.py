@@ -253,9 +253,11 @@ async def test_gpus_are_for_who_may_have_them(http: httpx2.AsyncClient, served: 
 async def test_what_is_not_there_and_wrong_methods(http: httpx2.AsyncClient) -> None:
     refused(await http.get("/v1/nothing"), 404, "not_found")
     wrong = await http.get("/v1/shell/exec")
-    refused(wrong, 405, "wrong_method")
+    assert refused(wrong, 405, "wrong_method")["hint"] == "It takes POST."
     assert wrong.headers["allow"] == "POST"
     refused(await http.get("/v1/caves?nope=1"), 400, "invalid_argument")
+    told = refused(await http.post("/v1/caves", json={"nmae": "x"}), 400, "invalid_argument")
+    assert told["detail"] == "nmae: no such field"
 
 
 # --- files of any size ---------------------------------------------------------------------------

@@ -132,12 +132,16 @@ def parse(model: type[M], given: Mapping[str, Any]) -> M:
     except ValidationError as exc:
         problems = exc.errors(include_url=False, include_input=False)[:5]
         lines = [
-            f"{'.'.join(map(str, one['loc']))[:100] or 'body'}: {one['msg'][:200]}"
-            for one in problems
+            f"{'.'.join(map(str, one['loc']))[:100] or 'body'}: {_reason(one)}" for one in problems
         ]
         raise InvalidArgument(
             "; ".join(lines), hint="See /openapi.json for what this route takes."
         ) from None
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    """In words for who wrote the body, not for who wrote the model."""
+    return "no such field" if problem["type"] == "extra_forbidden" else problem["msg"][:200]
 
 
 def answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
