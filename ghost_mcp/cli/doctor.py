@@ -197,12 +197,20 @@ def _programs() -> Iterator[Finding]:
             detail=f"{made}: disk limits" if made else "missing, for disk limits",
             fix="apt-get install e2fsprogs",
         )
-    engine = next(
-        (s for s in ("/var/run/docker.sock", "/run/docker.sock") if os.path.exists(s)), ""
-    )
-    yield Finding(
-        name="docker",
-        ok=bool(engine or os.environ.get("DOCKER_HOST")),
-        required=False,
-        detail=os.environ.get("DOCKER_HOST") or engine or "none; only the docker backend needs one",
-    )
+    yield _engine()
+
+
+def _engine() -> Finding:
+    """Whether there is a container engine for this user; it is not asked anything."""
+    sockets = ("/var/run/docker.sock", "/run/docker.sock")
+    found = os.environ.get("DOCKER_HOST") or next(filter(os.path.exists, sockets), "")
+    if found in sockets and not os.access(found, os.W_OK):
+        return Finding(
+            name="docker",
+            ok=False,
+            required=False,
+            detail=f"{found} is not open to you",
+            fix="usermod -aG docker USER lets you, and is as much as being root here.",
+        )
+    detail = found or "none; only the docker backend needs one"
+    return Finding(name="docker", ok=bool(found), required=False, detail=detail)
