@@ -30,6 +30,7 @@ __all__ = ["argv", "assemble", "build_runtime", "environ"]
 
 OLDEST = (3, 9)
 BUILD_S = 120
+ROOM_BYTES = 32 << 20
 NOT_IN_CAVES = frozenset({"link.py", "runtime.py"})
 
 # What the warden imports, at its start or later, and what a part of it may: with all they import in turn.
@@ -89,7 +90,8 @@ def environ(root: str = "/.ghost") -> dict[str, str]:
 def build_runtime(cache_dir: Path) -> Path:
     """The folder to bind at /.ghost, in ``cache_dir``; made once for each interpreter and version of the warden.
 
-    The first call takes about a second. Raises BackendUnavailable when no interpreter here can be copied.
+    The first call takes about a second. Raises BackendUnavailable when no interpreter here can be copied, OSError
+    when the folder has no room for it.
     """
     candidates = _interpreters()
     for python in candidates:
@@ -103,12 +105,21 @@ def build_runtime(cache_dir: Path) -> Path:
         if failure is None:
             return target
         failures.append(f"{python}: {failure}")
+    _require_room(cache_dir)
     from ghost_mcp.errors import BackendUnavailable
 
     raise BackendUnavailable(
         f"cannot make the cave's runtime: {'; '.join(failures) or 'no Python 3.9 or later'}",
         hint="Install the distribution's Python with its standard library: apt-get install python3",
     )
+
+
+def _require_room(folder: Path) -> None:
+    import errno
+    import shutil
+
+    if shutil.disk_usage(folder).free < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _interpreters() -> list[str]:

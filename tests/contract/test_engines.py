@@ -1,4 +1,4 @@
-"""Engines that are reached in other ways, or go away: a private one with certificates of its own, sshd before it."""
+"""Engines that are reached in other ways, or go away: a private one with certificates of its own, ssh before it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime
 import ipaddress
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -224,54 +223,38 @@ async def test_an_engine_of_a_context(
 
 
 @pytest.fixture
-def sshd(private: Private, tmp_path: Path) -> Iterator[int]:
-    """An sshd on loopback that lets one key in, in whose sessions the private engine is the engine."""
-    program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
-    if program is None or shutil.which("ssh") is None:
+def ssh(private: Private, tmp_path: Path) -> Path:
+    """A folder with an ssh that reaches any host by an sshd of its own, in whose sessions the private engine is the
+    engine. That sshd talks through a pipe: no port is taken, and it ends with the ssh that started it."""
+    server, client = shutil.which("sshd", path="/usr/sbin:/usr/bin"), shutil.which("ssh")
+    if server is None or client is None:
         pytest.skip("not run: openssh-server and openssh-client are not here")
     for name in ("host", "user"):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
         subprocess.run(keygen, check=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     (tmp_path / "sshd.conf").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nPermitRootLogin yes\n"
-        f"PasswordAuthentication no\nUsePAM no\nMaxStartups 100\nMaxSessions 100\n"
+        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\n"
+        f"PermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\nMaxSessions 100\n"
         f"SetEnv DOCKER_HOST={private.address}\n"
     )
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    server = subprocess.Popen(
-        [program, "-D", "-e", "-f", str(tmp_path / "sshd.conf")], stderr=subprocess.DEVNULL
+    (tmp_path / "ssh.conf").write_text(
+        f"IdentityFile {tmp_path}/user\nUserKnownHostsFile /dev/null\nStrictHostKeyChecking no\n"
+        f"ProxyCommand {server} -i -f {tmp_path}/sshd.conf\n"
     )
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        yield port
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(START_S)
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    wrapper = tmp_path / "bin" / "ssh"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {client} -F {tmp_path}/ssh.conf "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper.parent
 
 
 async def test_an_engine_by_ssh(
-    private: Private, sshd: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    private: Private, ssh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the real ssh, which gets the settings that a user has in ~/.ssh."""
-    (tmp_path / "ssh.conf").write_text(
-        f"IdentityFile {tmp_path}/user\nUserKnownHostsFile /dev/null\nStrictHostKeyChecking no\n"
-    )
-    wrapper = tmp_path / "bin" / "ssh"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/ssh.conf "$@"\n')
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("DOCKER_HOST", f"ssh://root@127.0.0.1:{sshd}")
+    """By the real ssh, with the settings that a user has in ~/.ssh."""
+    monkeypatch.setenv("PATH", f"{ssh}:{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_HOST", "ssh://root@engine.test")
     await _works(private)
 
 

@@ -1,6 +1,7 @@
 """A hub that runs out of something: says what a call then answers, and whether it goes on when there is room again.
 
-``python stressed.py files|disk STATE BACKEND``; one line of JSON. An engine's caves take nothing of its own: few are made.
+``python stressed.py files|disk|newcomer STATE BACKEND``; one line of JSON. An engine's caves take nothing of its own:
+few are made. A newcomer is another hub, which comes when the disk is full and has everything still to bring.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import anyio
@@ -46,20 +47,30 @@ def no_disk(state: Path) -> Iterator[None]:
     (state / "filler").unlink()
 
 
+@asynccontextmanager
+async def newcomer(backend: str, state: Path) -> AsyncIterator[Ghost]:
+    os.environ["GHOST_STATE_DIR"] = str(state / "newcomer")
+    async with Ghost(backend=backend, state_dir=state / "newcomer") as ghost:
+        yield ghost
+
+
 async def main() -> None:
-    shortage = {"files": no_files, "disk": no_disk}[sys.argv[1]]
+    shortage = no_files if sys.argv[1] == "files" else no_disk
     state, backend = Path(sys.argv[2]), sys.argv[3]
     codes: list[str] = []
+    os.environ["GHOST_STATE_DIR"] = str(state)
     async with Ghost(backend=backend, state_dir=state) as ghost:
         kept = await ghost.create(CaveSpec(name="kept", ephemeral=True))
         await kept.write("note", "kept")
         with shortage(state):
-            for _ in range(MANY if backend == "local" else FEW):
-                try:
-                    await ghost.create(CaveSpec(ephemeral=True))
-                except GhostError as exc:
-                    codes.append(exc.code)
-                    break
+            new = sys.argv[1] == "newcomer"
+            async with newcomer(backend, state) if new else nullcontext(ghost) as trying:
+                for _ in range(MANY if backend == "local" else FEW):
+                    try:
+                        await trying.create(CaveSpec(ephemeral=True))
+                    except GhostError as exc:
+                        codes.append(exc.code)
+                        break
             answered = (await kept.exec("echo answers")).stdout
             with suppress(GhostError):
                 await kept.write("more", "x" * 100_000)

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -20,7 +22,7 @@ from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
 from tests.conftest import held
-from tests.security.lives import destroyed_by_many, made_in_a_thread
+from tests.security.lives import answers, destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
 from tests.security.results import LONG
 from tests.security.shortages import without_files
@@ -59,6 +61,10 @@ from tests.security.test_resources import (  # noqa: F401 - collected here
     test_r6_output_flood,
 )
 from tests.security.test_stress import (  # noqa: F401 - collected here
+    DAY_S,
+    SMALL_DISK,
+    set_clock,
+    stressed,
     test_l5_a_clock_that_is_set_ends_no_cave,
 )
 from tests.serving import serving
@@ -296,6 +302,45 @@ async def test_l5_a_hub_that_can_open_no_more_files_says_so_and_goes_on_when_it_
     async with Ghost(backend=kind(image=image, instance=own)) as ghost:
         await without_files(ghost)
     await gone(engine, kind, own)
+
+
+async def test_l5_a_hub_whose_disk_is_full_brings_nothing_into_the_engine_and_says_so(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str, state_dir: Path
+) -> None:
+    """Of a cave nothing is on the hub's disk; of the runtime, on its way into the engine, there is."""
+    hub = {"backend": kind.name, "GHOST_IMAGE": image, "GHOST_INSTANCE": own}
+    short = partial(stressed, state_dir, "newcomer", ["no_space"], *SMALL_DISK, **hub)
+    await anyio.to_thread.run_sync(short)
+    await gone(engine, kind, own)
+
+
+async def test_l5_a_hub_whose_clock_is_set_sweeps_nothing_that_another_makes(
+    image: str, kind: type[DockerBackend], own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no cave yet: that it was given up, only its age tells."""
+    begun, seen = anyio.Event(), anyio.Event()
+    configure = DockerBackend._configure
+
+    async def held_up(*args: Any) -> Any:
+        begun.set()
+        await seen.wait()
+        return await configure(*args)
+
+    monkeypatch.setattr(DockerBackend, "_configure", held_up)
+    one, two = [Ghost(backend=kind(image=image, instance=own)) for _ in range(2)]
+    async with one as ghost, two as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ghost.create, CaveSpec(name="begun"))
+            await begun.wait()
+            try:
+                for by_s in (DAY_S, -DAY_S):
+                    with monkeypatch.context() as patch:
+                        set_clock(patch, by_s)
+                        assert await other.list() == []  # and what was given up is swept
+            finally:
+                seen.set()
+        assert await answers(await other.get("begun"))
+        await ghost.destroy("begun")
 
 
 async def test_l6_calls_under_way_are_answered_when_the_hub_is_told_to_end(

@@ -129,8 +129,9 @@ class Tunnel:
         control = f"{self._folder}/%C"
         shared = [f"-oControlPath={control}", "-oControlMaster=auto", "-oControlPersist=20"]
         dial = ["docker", "system", "dial-stdio"]
-        self._argv = [ssh_command, *SSH_OPTIONS, *shared, *user, *port, "--", at.hostname or ""]
-        self._argv += dial
+        self._ssh = [ssh_command, *SSH_OPTIONS, *shared, *user, *port]
+        self._there = ["--", at.hostname or ""]
+        self._argv = [*self._ssh, *self._there, *dial]
         self._programs: list[subprocess.Popen[bytes]] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(f"{self._folder}/engine")
@@ -166,4 +167,8 @@ class Tunnel:
             program.terminate()
         for program in self._programs:
             program.wait(PROBE_S)
+        # The shared connection; without a word it would stay for a while.
+        with suppress(OSError, subprocess.TimeoutExpired):
+            end = [*self._ssh, "-O", "exit", *self._there]
+            subprocess.run(end, check=False, capture_output=True, timeout=PROBE_S)  # noqa: S603 - as above
         shutil.rmtree(self._folder, ignore_errors=True)

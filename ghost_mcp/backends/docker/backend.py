@@ -376,8 +376,7 @@ class DockerBackend(Backend):
         return oldest_first(found, owner)
 
     async def _stale(self) -> Sequence[str]:
-        before = self._engine.now() - self._making_s
-        return await self._engine.ask(lambda engine: self._finder.stale(engine, before))
+        return await self._engine.ask(lambda e: self._finder.stale(e, self._making_s))
 
     async def leftovers(self, *, remove: bool) -> Sequence[str]:
         """Unfinished containers, volumes of ours that no container has, and what images.py made and nobody needs."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["Engine", "Upgraded", "map_errors", "open_client", "require_same_machine"]
+__all__ = ["Engine", "Upgraded", "clock", "map_errors", "open_client", "require_same_machine"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Engine:
         self._threads = anyio.CapacityLimiter(THREADS)
         self.about = about
         # Held against what nobody can set: this machine's clock may jump, and caves would seem old or unmade.
-        self._ahead_s = datetime.fromisoformat(about["SystemTime"]).timestamp() - time.monotonic()
+        self._ahead_s = _time_of(about) - time.monotonic()
 
     @classmethod
     async def open(cls) -> Engine:
@@ -96,14 +96,16 @@ class Engine:
                 raise
 
     def now(self) -> float:
-        """The engine's clock, in seconds since the epoch."""
+        """The engine's clock, in seconds since the epoch, unless it was set since: clock() asks."""
         return time.monotonic() + self._ahead_s
 
     async def ask(self, act: Callable[[docker.APIClient], T]) -> T:
         """One conversation. A cancelled one is waited for, so that what it made is known."""
 
         def run() -> T:
-            self._address.probe()
+            # Through a tunnel every connection is a program, and the tunnel's own end always answers.
+            if self._tunnel is None:
+                self._address.probe()
             return act(self._client)
 
         with map_errors():
@@ -153,6 +155,15 @@ class Engine:
         await anyio.to_thread.run_sync(self._client.close)
         if self._tunnel is not None:
             await anyio.to_thread.run_sync(self._tunnel.close)
+
+
+def clock(engine: docker.APIClient) -> float:
+    """What the engine's clock shows now, in seconds since the epoch."""
+    return _time_of(engine.info())
+
+
+def _time_of(about: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(about["SystemTime"]).timestamp()
 
 
 def open_client() -> docker.APIClient:

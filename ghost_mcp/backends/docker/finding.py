@@ -22,6 +22,7 @@ from ghost_mcp.backends.docker.container import (
     claim_of,
     stage_name,
 )
+from ghost_mcp.backends.docker.engine import clock
 from ghost_mcp.backends.docker.makers import MAKER, died
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.spec import CaveSpec, check_full_name
@@ -55,19 +56,23 @@ class Finder:
         seen = [self.look(engine, one) for one, name in names if name.startswith("ghost-")]
         return [one for one in seen if one is not None]
 
-    def stale(self, engine: docker.APIClient, before: float) -> list[str]:
+    def stale(self, engine: docker.APIClient, older_s: float) -> list[str]:
         """Containers that were to become caves, and of which it is certain that nobody goes on with them: they
-        have ended, or are not finished and either were begun before that time (the engine's clock) or by a process
-        that has died."""
-        found = []
+        have ended, or are not finished and either were begun so long ago or by a process that has died."""
+        found, doubtful = [], []
         for one in self.containers(engine):
             name, state = _name(one), one["State"]
-            over = state in ("exited", "dead") or (
-                (name.startswith("ghost_making_") or state == "created")
-                and (one["Created"] < before or died(one["Labels"].get(MAKER, "")))
-            )
-            if over and name.startswith("ghost_"):
+            unfinished = name.startswith("ghost_making_") or state == "created"
+            if not name.startswith("ghost_"):
+                continue
+            if state in ("exited", "dead") or (unfinished and died(one["Labels"].get(MAKER, ""))):
                 found.append(name)
+            elif unfinished:
+                doubtful.append((name, one["Created"]))
+        if doubtful:
+            # By the clock that has dated them, as it stands now: it may have been set since we came, and so may ours.
+            before = clock(engine) - older_s
+            found += [name for name, created in doubtful if created < before]
         return found
 
     def abandoned(self, engine: docker.APIClient, cave_id: str) -> list[str]:

@@ -18,7 +18,7 @@ from docker.errors import ImageNotFound, NotFound
 from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.backends.docker.engine import require_same_machine
 from ghost_mcp.backends.docker.makers import MAKER, died, this_process
-from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
+from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument, map_os_errors
 from ghost_mcp.warden import runtime
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ class Images:
     async def _find_runtime(self, image: str) -> str:
         if self._runtime_image is None:
             require_same_machine(self._engine.about)
-            await anyio.to_thread.run_sync(partial(self._cache.mkdir, parents=True, exist_ok=True))
-            folder = await anyio.to_thread.run_sync(runtime.build_runtime, self._cache)
+            folder = await anyio.to_thread.run_sync(_built, self._cache)
             volume = f"ghost-{folder.name}"
             pack = partial(anyio.to_thread.run_sync, made_of.pack_runtime, folder)
         else:
@@ -199,6 +198,12 @@ class Images:
             return images, volumes
 
         return await self._engine.ask(look)
+
+
+def _built(cache: Path) -> Path:
+    with map_os_errors("the cave's runtime cannot be made"):
+        cache.mkdir(parents=True, exist_ok=True)
+        return runtime.build_runtime(cache)
 
 
 def _abandoned(name: str, engine: docker.APIClient) -> str:
