@@ -87,6 +87,9 @@ class Monitor:
                 found = [info for owner in asked for info in await self._ghost.list(owner)]
         except (GhostError, TimeoutError):
             return
+        there = {info.id for info in found}
+        for gone in self._series.keys() - there:
+            del self._series[gone]
         room = anyio.CapacityLimiter(AT_ONCE)
         live = [info for info in found if info.state is State.RUNNING]
         async with anyio.create_task_group() as tasks:

@@ -136,10 +136,20 @@ async def test_one_gigabyte_is_never_held(web: Served, http: httpx2.AsyncClient)
     assert most - before < 16 << 20
 
 
-@pytest.mark.parametrize("path", ["/close", "/headers"])
+@pytest.mark.parametrize("path", ["/close", "/headers", "/odd"])
 async def test_p4_a_bad_upstream_is_a_bad_gateway(http: httpx2.AsyncClient, path: str) -> None:
     answer = await http.get(f"{PREFIX}{path}")
     assert (answer.status_code, answer.json()["code"]) == (502, "bad_gateway")
+
+
+@pytest.mark.parametrize(("path", "body"), [("/sized-twice", "whole"), ("/sized-nothing", "")])
+async def test_p4_an_answer_has_the_size_that_it_has(
+    http: httpx2.AsyncClient, path: str, body: str
+) -> None:
+    """Whatever else it says: who reads on would take what follows for another answer."""
+    answer = await http.get(f"{PREFIX}{path}")
+    assert answer.text == body
+    assert "content-length" not in answer.headers
 
 
 async def test_p3_what_a_program_says_of_itself_stays_with_it(http: httpx2.AsyncClient) -> None:
@@ -148,7 +158,9 @@ async def test_p3_what_a_program_says_of_itself_stays_with_it(http: httpx2.Async
     assert cookies == [f"mine=1; HttpOnly; Path={PREFIX}/app"]
     for name in ("strict-transport-security", "clear-site-data", "x-hop", "keep-alive"):
         assert name not in answer.headers
-    assert "access-control-allow-origin" not in answer.headers
+    # A browser would ask the person in the hub's name, and then tell the hub instead of its cookie.
+    for name in ("access-control-allow-origin", "www-authenticate", "accept-ch"):
+        assert name not in answer.headers
     assert answer.headers["content-security-policy"].startswith("sandbox ")
 
 

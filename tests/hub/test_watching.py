@@ -13,6 +13,8 @@ import anyio
 import httpx2
 import pytest
 
+from ghost_hub.monitor import Monitor
+from ghost_mcp import Cave, Ghost
 from tests.serving import Served, serving
 
 SECRET = "tr0ub4dor-and-3-more"  # noqa: S105
@@ -115,3 +117,13 @@ async def test_connections_of_a_cave_without_a_network_are_none(http: httpx2.Asy
     await call(http, "shell_exec", command="true")
     found = (await http.get("/v1/caves/default/egress")).json()
     assert found == {"mode": "none", "connections": []}
+
+
+async def test_what_a_cave_used_goes_with_it(ghost: Ghost, cave: Cave) -> None:
+    monitor = Monitor(ghost)
+    assert monitor.samples(cave.info) == []
+    await monitor._look()
+    assert len(monitor.samples(cave.info)) == 1
+    await cave.destroy()
+    await monitor._look()
+    assert monitor.samples(cave.info) == []

@@ -13,6 +13,8 @@ import time
 from typing import Any
 
 SEEN = threading.Semaphore(0)
+# Chunks come before the size that is told too: RFC 9112, section 6.3.
+TWICE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,6 +40,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.liar()
         if path == "/headers":
             return self.raw(b"HTTP/1.1 200 OK\r\n" + b"X-Y: " + b"y" * (1 << 20) + b"\r\n\r\n")
+        if path == "/odd":
+            return self.raw(b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nno")
+        if path == "/sized-twice":
+            return self.raw(TWICE)
+        if path == "/sized-nothing":
+            return self.raw(b"HTTP/1.1 204 No Content\r\nContent-Length: 7\r\n\r\n")
         if path == "/close":
             return self.raw(b"")
         return self.tell()
@@ -92,6 +100,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             ("Connection", "close, X-Hop"),
             ("X-Hop", "1"),
             ("Keep-Alive", "timeout=5"),
+            ("WWW-Authenticate", "Basic realm=yours"),
+            ("Accept-CH", "Sec-CH-UA-Model"),
             ("Content-Length", "2"),
         ):
             self.send_header(name, value)

@@ -15,7 +15,13 @@ import anyio
 import h11
 
 from ghost_hub.preview.errors import BadGateway
-from ghost_hub.preview.headers import Upstream, answer_headers, request_headers, target
+from ghost_hub.preview.headers import (
+    Headers,
+    Upstream,
+    answer_headers,
+    request_headers,
+    target,
+)
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, InvalidArgument, TimedOut
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ LOOK_S = (0.02, 0.5)
 #: Until the head of an answer: long polls take their time.
 HEAD_S = 300.0
 MAX_HEAD = 64 << 10
+MAX_STATUS = 599
+NO_CONTENT = 204
 PIECE = 1 << 16
 _BOOTING = ("connection_refused", "file_not_found")
 
@@ -144,8 +152,10 @@ class _Exchange:
                 f"what answers in the cave does not speak HTTP: {str(exc)[:100] or 'it hung up'}"
             )
         assert isinstance(response, h11.Response)  # noqa: S101  (what h11 says first)
+        if response.status_code > MAX_STATUS:
+            return BadGateway(f"no status of HTTP's: {response.status_code}")
         self._begun = True
-        headers = answer_headers(response.headers, self._scope, self._upstream)
+        headers = answer_headers(_framed(response), self._scope, self._upstream)
         await self._send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
@@ -167,3 +177,11 @@ class _Exchange:
         if not isinstance(event, h11.Event):
             raise h11.RemoteProtocolError("it speaks out of turn")
         return event
+
+
+def _framed(response: h11.Response) -> Headers:
+    """Its headers; none of them tells another size than the body has: that of chunks, or none (RFC 9112, section 6.3)."""
+    sizeless = response.status_code == NO_CONTENT or any(
+        name == b"transfer-encoding" for name, _ in response.headers
+    )
+    return [one for one in response.headers if not (sizeless and one[0] == b"content-length")]

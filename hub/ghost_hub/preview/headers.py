@@ -57,6 +57,12 @@ _NOT_ITS = frozenset(
     (b"strict-transport-security", b"clear-site-data", b"alt-svc", b"public-key-pins", b"nel")
     + (b"report-to", b"reporting-endpoints", b"server", b"date")
 )
+#: What a browser keeps for a whole origin, and asks the person for in its name: of the hub's own, no program says it.
+_ORIGIN_WIDE = (
+    *(b"access-control-", b"service-worker-allowed", b"www-authenticate", b"set-login"),
+    *(b"accept-ch", b"critical-ch", b"origin-agent-cluster", b"use-as-dictionary"),
+    *(b"secure-session-", b"sec-session-"),
+)
 #: Pages under a path of the hub's own origin run with an origin of their own: they cannot use the person's cookie.
 SANDBOX = b"sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 _OWN_COOKIES = (b"ghost-", b"__host-ghost-")
@@ -133,7 +139,7 @@ def answer_headers(
     for name, value in raw:
         if name in HOP_BY_HOP or name in named or name in _NOT_ITS:
             continue
-        if upstream.shared and name.startswith((b"access-control-", b"service-worker-allowed")):
+        if upstream.shared and name.startswith(_ORIGIN_WIDE):
             continue
         if name == b"set-cookie":
             if cookies and (kept := _set_cookie(value, upstream)) is not None:
