@@ -34,7 +34,8 @@ class FaultyApi:
         self._runner: web.AppRunner | None = None
         self._port = 0
         self.fault: Fault = lambda request: None
-        self.passed: list[str] = []
+        #: The requests that were answered, as ``METHOD /path``.
+        self.answered: list[str] = []
 
     @property
     def url(self) -> str:
@@ -62,7 +63,6 @@ class FaultyApi:
         try:
             if (answer := self.fault(request)) is not None:
                 return answer
-            self.passed.append(f"{request.method} {request.path}")
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self._socket(request)
             return await self._plain(request)
@@ -82,6 +82,8 @@ class FaultyApi:
             await answer.prepare(request)
             async for piece in found.content.iter_any():
                 await answer.write(piece)
+            await answer.write_eof()
+            self.answered.append(f"{request.method} {request.path}")
             return answer
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:

@@ -116,7 +116,7 @@ class Calls(Basis):
             with anyio.fail_after(PATIENCE_S):
                 done = await cave.exec(
                     f"(setsid sleep {orphan} >/dev/null 2>&1 &); echo begun; sleep {child}",
-                    timeout_s=0.5,
+                    timeout_s=2.0,
                 )
             assert done.timed_out
             assert done.stdout == "begun\n"

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import pytest
@@ -17,12 +17,16 @@ from ghost_mcp.pool import PoolPlan
 from ghost_mcp.testing.basis import PATIENCE_S, Basis, connected, ended, until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.cave import Cave
     from ghost_mcp.spec import CaveInfo, CaveSpec
 
 __all__ = ["Endings", "Pools"]
 
 MANY = 20
+Done = TypeVar("Done")
 
 # Makes the caves described on standard input, says so, and stays until it is killed.
 _MAKER = """
@@ -78,19 +82,35 @@ class Endings(Basis):
     async def test_a_cave_ends_by_itself_at_its_deadline(self) -> None:
         async with self.backend() as backend:
             info = await backend.create(self.spec(timeout_s=2.0 * self.slowness))
-            async with self.view(info.id) as cave:
-                await cave.write("kept.txt", "here")
-            with anyio.fail_after(PATIENCE_S):
-                async with connected(backend, info.id) as stream:
-                    await ended(stream)
+            await self._in_time(backend, info, lambda cave: cave.write("kept.txt", "here"))
+            await self._until_its_end(backend, info)
             assert time.time() >= info.created_at + 2.0 * self.slowness - 0.5
             await until(lambda: self._has_ended(backend, info.id))
             with pytest.raises(CaveGone):
                 await backend.connect(info.id)
             assert [seen.state for seen in await self.ours(backend)] == ["ended"]
             assert (await backend.start(info.id)).state == "running"
-            async with self.view(info.id) as cave:
-                assert (await cave.read("kept.txt")).data == b"here"
+            kept = await self._in_time(backend, info, lambda cave: cave.read("kept.txt"))
+            assert kept.data == b"here"
+
+    async def _in_time(
+        self, backend: Backend, info: CaveInfo, act: Callable[[Cave], Awaitable[Done]]
+    ) -> Done:
+        """What is done in a cave that ends by itself; where the machine was too slow for it, it is started again."""
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                try:
+                    async with self.view(info.id) as cave:
+                        return await act(cave)
+                except (CaveGone, Conflict):
+                    await until(lambda: self._has_ended(backend, info.id))
+                    await backend.start(info.id)
+
+    async def _until_its_end(self, backend: Backend, info: CaveInfo) -> None:
+        """Hear it end, unless that has been."""
+        with anyio.fail_after(PATIENCE_S), suppress(CaveGone, CaveNotFound):
+            async with connected(backend, info.id) as stream:
+                await ended(stream)
 
     async def _has_ended(self, backend: Backend, cave_id: str) -> bool:
         return await self.state_of(backend, cave_id) == "ended"
@@ -102,16 +122,13 @@ class Endings(Basis):
             await until(lambda: self._has_ended(backend, info.id))
 
     async def test_a_call_that_runs_is_not_idle(self) -> None:
-        async with self.cave(idle_timeout_s=0.5 * self.slowness) as cave:
-            done = await cave.exec(["sleep", str(1.5 * self.slowness)])
-            assert done.exit_code == 0
+        async with self.cave(idle_timeout_s=2.0) as cave:
+            assert (await cave.exec(["sleep", "3"])).exit_code == 0
 
     async def test_an_ephemeral_cave_that_has_ended_is_swept(self) -> None:
         async with self.backend() as backend:
             info = await backend.create(self.spec(timeout_s=self.slowness, ephemeral=True))
-            with anyio.fail_after(PATIENCE_S):
-                async with connected(backend, info.id) as stream:
-                    await ended(stream)
+            await self._until_its_end(backend, info)
 
             async def swept() -> bool:
                 return await self.ours(backend) == [] and await self.leftovers(info.id) == []
@@ -262,9 +279,10 @@ class Pools(Basis):
             await ghost.warm()
             (pool,) = ghost._pools[ghost.default_backend]
             assert pool.ready == 2
+            full = pool.filled
             asked = self.passing(limits={"memory_bytes": 256 << 20}, env={"COLOUR": "blue"})
             cave = await ghost.create(asked)
-            assert pool.ready == 1
+            assert pool.filled is not full  # one was taken; another may be there already
             assert (await cave.exec('echo "$COLOUR"')).stdout == "blue\n"
             await ghost.create(self.passing())  # of another shape: made, not claimed
             assert len(await ghost.list()) >= 2

@@ -176,12 +176,10 @@ class TestCompose(of_docker.TestDocker):
         asked = {"label": f"{compose.OF}={info.id}"}
         return {one["State"] for one in self.engine.containers(all=True, filters=asked)}
 
-    def with_database(self) -> dict[str, Any]:
+    async def with_database(self) -> dict[str, Any]:
         """A service that listens, run by the warden's own Python from a volume that is not the project's."""
-        volume = next(
-            one["Name"]
-            for one in self.engine.volumes(filters={"name": "ghost-runtime-"})["Volumes"]
-        )
+        async with ComposeBackend(instance=self.instance, cache=self.cache) as backend:
+            volume = await backend.images.runtime(self.image)
         database = {
             "image": self.image,
             "entrypoint": [*runtime.argv()[:-1], _SERVER],
@@ -195,11 +193,6 @@ class TestCompose(of_docker.TestDocker):
                 "volumes": {"runtime": {"external": True, "name": volume}, "data": None},
             }
         }
-
-    async def _bring_runtime(self) -> None:
-        """For services that run with it."""
-        async with ComposeBackend(instance=self.instance, cache=self.cache) as backend:
-            await backend.images.runtime(self.image)
 
     async def test_the_walls(self) -> None:
         """A cave of a project is the docker cave it would be without one, in the project's network."""
@@ -229,10 +222,10 @@ class TestCompose(of_docker.TestDocker):
                 await backend.destroy(info.id)
 
     async def test_a_side_service_is_reached_by_name_and_there_is_no_way_out(self) -> None:
-        await self._bring_runtime()
+        database = await self.with_database()
         with _listening() as (port, addresses, datagrams):
             network = NetworkPolicy(mode="allow", allow=("a.example",))
-            async with self.cave(project=self.with_database(), network=network) as cave:
+            async with self.cave(project=database, network=network) as cave:
 
                 async def listens() -> bool:
                     return b"listening" in b"".join([p async for p in cave.logs(service="db")])
@@ -257,9 +250,8 @@ class TestCompose(of_docker.TestDocker):
         assert any(name.startswith("ghost-runtime-") for name in names)  # it was another's
 
     async def test_caves_do_not_reach_each_others_services(self) -> None:
-        await self._bring_runtime()
         async with (
-            self.cave(project=self.with_database()) as one,
+            self.cave(project=await self.with_database()) as one,
             self.cave(project=self.project(other=_NAP)) as two,
         ):
             backend = self.make()
@@ -395,8 +387,12 @@ class TestCompose(of_docker.TestDocker):
         (tmp_path / "compose.yaml").write_text(json.dumps(project["file"]))
         made = ["create", "shop", "--file", str(tmp_path / "compose.yaml"), "--service", "web"]
         assert "created shop" in await asyncio.to_thread(_ghost, *made)
-        said = await asyncio.to_thread(_ghost, "logs", "shop", "--service", "db")
-        assert "said by db" in said
+
+        async def said() -> bool:  # its program may not have got there yet
+            logs = await asyncio.to_thread(_ghost, "logs", "shop", "--service", "db")
+            return "said by db" in logs
+
+        await until(said)
         shown = json.loads(await asyncio.to_thread(_ghost, "info", "shop", "--json"))
         assert shown["spec"]["project"]["service"] == "web"
         assert "destroyed shop" in await asyncio.to_thread(_ghost, "destroy", "shop")

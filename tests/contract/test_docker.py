@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -223,19 +222,16 @@ class TestLeftBehind:
                 assert b"ready" in await hub.stdout.receive()
             assert self.there() != []
             hub.kill()
-        started = time.monotonic()
         with anyio.fail_after(PATIENCE_S):
             while self.there():
                 await anyio.sleep(0.1)
-        assert time.monotonic() - started < 10
 
     async def test_an_ephemeral_cave_is_gone_at_its_deadline_without_any_hub(self) -> None:
         async with self.make() as backend:
-            info = await backend.create(CaveSpec(ephemeral=True, timeout_s=1.0))
-            assert info.deadline_at is not None
-            while self.there():  # only the engine is asked
-                assert time.time() < info.deadline_at + 10
-                await anyio.sleep(0.1)
+            await backend.create(CaveSpec(ephemeral=True, timeout_s=3.0))
+            with anyio.fail_after(PATIENCE_S):
+                while self.there():  # only the engine is asked
+                    await anyio.sleep(0.1)
 
     async def test_what_was_never_finished_is_swept(self) -> None:
         async with self.make() as backend:

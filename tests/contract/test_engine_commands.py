@@ -77,7 +77,7 @@ async def test_gc_lists_and_removes_what_is_over(
     )
     async with Ghost(backend=backend) as ghost:
         lives = await ghost.create(CaveSpec(name="lives"))
-        await ghost.create(CaveSpec(name="over", timeout_s=0.5))
+        await ghost.create(CaveSpec(name="over", timeout_s=2.0))
 
         async def ended() -> bool:
             return (await ghost.get("over")).info.state == "ended"
