@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 Use = Callable[..., Coroutine[Any, Any, Reply]]
 TOOLS = {tool.name: tool for tool in TOOLSET.tools}
 SERVER = "exec python3 -m http.server 5000 --bind 127.0.0.1"
-READY = "for i in $(seq 200); do (echo >/dev/tcp/127.0.0.1/5000) 2>/dev/null && exit 0; sleep .05; done; exit 1"
+READY = "for i in $(seq 600); do (echo >/dev/tcp/127.0.0.1/5000) 2>/dev/null && exit 0; sleep .05; done; exit 1"
 
 PAGE = """<!doctype html><title>Form</title><h1>Form</h1>
 <form onsubmit="event.preventDefault(); out.textContent = 'hello ' + who.value">
@@ -156,7 +156,7 @@ async def test_b4_a_hostile_page_holds_nobody_up(cave: Cave, script: str) -> Non
             await use("navigate", url="http://localhost:5000/", timeout_s=5)
         except GhostError as exc:
             assert exc.code != "internal"
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 45  # where the page itself would have no end
         with anyio.fail_after(60):
             while True:
                 try:

@@ -14,14 +14,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ghost_mcp import CaveSpec, Ghost, GhostError, State
+from ghost_mcp import CaveSpec, Ghost, GhostError, Limits, State
 from ghost_mcp.backends.local import backend as local
 from ghost_mcp.backends.local.backend import LocalBackend
-from ghost_mcp.backends.local.state import FIRST_UID, UIDS
+from ghost_mcp.backends.local.state import FIRST_UID, UIDS, CaveDir
+from ghost_mcp.testing.basis import until
 from tests.security.lives import destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
 from tests.security.results import LONG
 
+# What is promised, where nothing else is done meanwhile; else that it comes at all.
+GONE_S = 3 if LONG else 30
 MAKER = Path(__file__).parent / "maker.py"
 SEED = 20_261_123
 
@@ -60,6 +63,13 @@ def cave_users() -> set[int]:
     return found
 
 
+async def nobody_lives(state: Path) -> None:
+    deadline = time.monotonic() + GONE_S
+    while survivors(state) and time.monotonic() < deadline:
+        await anyio.sleep(0.05)
+    assert survivors(state) == []
+
+
 def own_dir(state_dir: Path, name: str) -> Path:
     folder = state_dir / name
     folder.mkdir(mode=0o711, exist_ok=True)
@@ -69,8 +79,8 @@ def own_dir(state_dir: Path, name: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("round_", range(500 if LONG else 8))
 async def test_l1_l2_kill_9_of_the_hub(state_dir: Path, round_: int) -> None:
-    """At a random moment of creating, working and destroying: nothing lives on after three seconds, and a
-    new Ghost finds nothing and leaves nothing."""
+    """At a random moment of creating, working and destroying: nothing lives on, and a new Ghost finds nothing and
+    leaves nothing."""
     state = own_dir(state_dir, f"killed-{round_}")
     command = [sys.executable, str(MAKER), str(state), "6"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:
@@ -78,10 +88,7 @@ async def test_l1_l2_kill_9_of_the_hub(state_dir: Path, round_: int) -> None:
         assert maker.stdout.readline().startswith("made")
         time.sleep(random.Random(SEED + round_).uniform(0, 0.5))
         maker.kill()
-    deadline = time.monotonic() + 3
-    while survivors(state) and time.monotonic() < deadline:
-        await anyio.sleep(0.05)
-    assert survivors(state) == []
+    await nobody_lives(state)
     mounts = Path("/proc/self/mounts").read_text()
     assert str(state) not in mounts
     async with Ghost(backend="local", state_dir=state) as ghost:
@@ -90,7 +97,12 @@ async def test_l1_l2_kill_9_of_the_hub(state_dir: Path, round_: int) -> None:
         assert isinstance(backend, LocalBackend)
         assert list((state / "caves").iterdir()) == []
         prefix = f"{backend.state.instance}-"
-        assert [group for group in backend._cgroups.list() if group.startswith(prefix)] == []
+
+        async def no_group() -> bool:  # what has just ended may hold its own for a moment
+            await ghost.list()
+            return not any(group.startswith(prefix) for group in backend._cgroups.list())
+
+        await until(no_group)
 
 
 async def test_l2_a_cave_that_is_not_ephemeral_survives_its_maker(state_dir: Path) -> None:
@@ -157,13 +169,36 @@ async def test_a_cave_ends_at_its_deadline_without_any_hub(state_dir: Path) -> N
     state = own_dir(state_dir, "deadline")
     async with Ghost(backend="local", state_dir=state) as ghost:
         await ghost.create(CaveSpec(name="short", timeout_s=0.5))
-    deadline = time.monotonic() + 3
-    while survivors(state) and time.monotonic() < deadline:
-        await anyio.sleep(0.05)
-    assert survivors(state) == []
+    await nobody_lives(state)
     async with Ghost(backend="local", state_dir=state) as ghost:
         assert (await ghost.get("short")).info.state is State.ENDED
         await ghost.destroy("short")
+
+
+async def test_a_group_that_is_just_being_made_is_not_swept(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another hub makes a cave in the moment in which this one has looked at the caves there are."""
+    async with LocalBackend(own_dir(state_dir, "swept")) as backend:
+        if not backend._cgroups.bases:
+            pytest.skip("not run: no cgroup is delegated here")
+        new = backend.state.cave(CaveSpec().id)
+        name = f"{backend.state.instance}-{new.id}"
+        look = backend.state.all
+
+        def all_but_the_new(*, prepared: bool = False) -> list[CaveDir]:
+            found = look(prepared=prepared)
+            new.path.mkdir()
+            backend._cgroups.create(name, Limits())
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backend.state, "all", all_but_the_new)
+            backend._sweep_groups()
+        assert name in backend._cgroups.list()
+        new.path.rmdir()
+        backend._sweep_groups()
+        assert name not in backend._cgroups.list()
 
 
 DEEP = "import os\nfor _ in range(3000): os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('f', 'w')"

@@ -322,7 +322,7 @@ async def test_s3_a_page_in_the_browser(agent: tuple[Client, Cave, Ghost], value
     assert (await cave.exec(script(FILES))).exit_code == 0
     serve = "python3 -u -m http.server 8080 >server.log 2>&1"
     async with cave.process(serve):
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while (await cave.exec("exec 3<>/dev/tcp/127.0.0.1/8080")).exit_code:
                 await anyio.sleep(0.05)
         done = await client.call_tool(
