@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE_S", "Basis", "connected", "ended", "until"]
 
 # The bound of every wait. It is no promise of speed: a crowded machine is slow, and a hang is a failure.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 # Prints yes when a process has the word that stands on standard input among its arguments.
 _FIND = """

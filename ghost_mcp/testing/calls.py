@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ while True:
             client.sendall(data)
     client.close()
 """
+
+_SLEEPER = "import time; print('sleeping', flush=True); time.sleep(99)"
 
 
 async def _line(process: Process, ending: bytes) -> bytes:
@@ -180,10 +183,9 @@ class Calls(Basis):
                 await terminal.resize(40, 120)
                 await terminal.send(b"stty size\n")
                 assert await _line(terminal, b"\r\n") == b"40 120\r\n"
-                # What speaks and what sleeps is one process: a shell between the two would miss the key.
-                await terminal.send(
-                    b"trap 'echo stopped' INT; sh -c 'echo sleeping; exec sleep 99'\n"
-                )
+                # What speaks and what sleeps is one program: a shell that becomes another loses the key on its way.
+                program = shlex.join([*self.python, _SLEEPER])
+                await terminal.send(f"trap 'echo stopped' INT; {program}\n".encode())
                 await _line(terminal, b"sleeping\r\n")
                 await terminal.send(b"\x03")
                 await _line(terminal, b"stopped\r\n")

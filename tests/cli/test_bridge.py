@@ -32,7 +32,7 @@ def test_a_flood_both_ways(named: str) -> None:
         connected(_reach(named, "local")) as sock,
     ):
         attached = Attachment(sock, sinks={1: sinks[1], 2: sinks[2]}, source=zeros.fileno())
-        attached.greet(5, silent=pytest.fail)
+        attached.greet(60, silent=pytest.fail)
         answer = attached.run({"argv": ["head", "-c", str(FLOOD)], "stdin": "open"})
     assert answer["exit_code"] == 0
     assert sinks[1] == bytes(FLOOD)
@@ -44,12 +44,12 @@ def test_what_connecting_raises_is_raised() -> None:
 
 
 def test_a_cave_that_ends_under_a_call(cli: Cli) -> None:
-    cli("create", "mayfly", "--timeout", "1s")
+    cli("create", "mayfly", "--timeout", "3s")
     with (
         pytest.raises(GhostError, match="the cave ended"),
         connected(_reach("mayfly", "local")) as sock,
     ):
         attached = Attachment(sock, sinks={1: bytearray(), 2: bytearray()}, source=None)
-        attached.greet(5, silent=pytest.fail)
+        attached.greet(60, silent=pytest.fail)
         attached.run({"argv": ["sleep", "60"]})
     cli("destroy", "mayfly")

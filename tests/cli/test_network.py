@@ -66,7 +66,9 @@ def test_who_follows_serves_what_runs_on_its_own(
     cli: Cli, outside: int, environment: dict[str, str]
 ) -> None:
     cli("create", "followed", "--allow", f"127.0.0.1:{outside}")
-    background = f"(sleep 1; {CURL.format(port=outside)} >out 2>&1) & disown"
+    # Until somebody serves it: who follows may take a while to be there.
+    asked = f"{CURL.format(port=outside)} --fail >out 2>/dev/null"
+    background = f"(until {asked}; do sleep 0.2; done) & disown"
     try:
         cli("exec", "followed", "--language", "bash", f"setsid bash -c {background!r}")
         with subprocess.Popen(

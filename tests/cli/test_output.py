@@ -177,7 +177,7 @@ def test_an_interrupt_ends_cleanly(named: str, environment: dict[str, str]) -> N
         ) as ghost:
             subprocess.run(wait, env=environment, timeout=60, check=True)
             ghost.send_signal(signal.SIGINT)
-            stdout, stderr = ghost.communicate(timeout=20)
+            stdout, stderr = ghost.communicate(timeout=60)
         assert (ghost.returncode, stderr) == (130, b"")
         assert (json.loads(stdout)["error"]["code"].encode() if said else stdout) == said
 

@@ -73,7 +73,7 @@ def test_from_a_terminal_without_an_echo(environment: dict[str, str], store: Sec
                 shown += piece
         except OSError:
             pass
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"set TYPED" in shown
     assert b"typed value" not in shown

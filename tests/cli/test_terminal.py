@@ -20,7 +20,7 @@ from .conftest import GHOST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Terminal:
@@ -164,7 +164,7 @@ def test_ctrl_c_outside_a_terminal_session(named: str, environment: dict[str, st
 
 
 def test_what_takes_long_shows_that_it_goes_on(named: str, environment: dict[str, str]) -> None:
-    argv = [*GHOST, "call", "shell_exec", "command=sleep 1.5; echo done", "--cave", named]
+    argv = [*GHOST, "call", "shell_exec", "command=sleep 4; echo done", "--cave", named]
     with Terminal(argv, environment) as terminal:
         assert "done" not in terminal.until("| shell_exec")
         terminal.until("\x1b[K")

@@ -56,7 +56,7 @@ def test_live_in_a_narrow_terminal(caves: None, environment: dict[str, str]) -> 
         assert "BACKEND" not in screen
         terminal.type("\x03")
         terminal.until("\x1b[?25h\x1b[?1049l")  # the cursor and what was there before
-        assert terminal.process.wait(20) == 130
+        assert terminal.process.wait(60) == 130
 
 
 @pytest.mark.parametrize("wide", [10, 24, 33, 40, 60, 80, 200])

@@ -172,7 +172,7 @@ class Client:
 
 def alone(warden: Client) -> None:
     """Return when the warden is its cave's only process."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT_S
     while warden.call("stats")[0]["pids"] > 1:
         assert time.monotonic() < deadline
 

@@ -173,7 +173,7 @@ def test_a_reset_ends_the_whole_tree(warden: Client) -> None:
 
 
 def test_a_timeout_ends_the_whole_tree(warden: Client) -> None:
-    head, output = collected(warden.open("exec", line=SURVIVORS, timeout_s=0.5))
+    head, output = collected(warden.open("exec", line=SURVIVORS, timeout_s=1.5))
     assert (head["timed_out"], head["exit_code"]) == (True, 137)
     assert output[1] == b"ready\n"
     alone(warden)

@@ -80,7 +80,7 @@ def test_nobody_attached_is_said_in_a_readable_way(opened: Client) -> None:
     assert code == 0
     assert said.startswith(b"HTTP/1.1 503 No Ghost is attached")
     assert b"\r\n\r\nNo Ghost is attached to this cave's network now." in said
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     # One that neither reads nor goes is let go, and holds nothing up.
     assert opened.run(f"{ASK} sleep 3; echo late")[1] == b"late\n"
 

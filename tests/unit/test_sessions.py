@@ -182,13 +182,13 @@ def test_a_busy_session_says_so(warden: Client, session: Session) -> None:
 
 def test_a_timeout_ends_the_command_and_not_the_session(session: Session) -> None:
     session.run("X=kept")
-    assert session.run("echo begun; sleep 60", timeout_s=0.3)[:2] == (137, b"begun\n")
+    assert session.run("echo begun; sleep 60", timeout_s=1)[:2] == (137, b"begun\n")
     assert session.status["timed_out"] is True
     assert session.run("echo $X")[1] == b"kept\n"
 
 
 def test_a_shell_that_loops_is_replaced(session: Session) -> None:
-    code, out, _ = session.run("trap '' TERM INT; echo begun; while :; do :; done", timeout_s=0.3)
+    code, out, _ = session.run("trap '' TERM INT; echo begun; while :; do :; done", timeout_s=1)
     assert (code, out) == (137, b"begun\n")
     assert "replaced" in session.status["note"]
     session.echo()

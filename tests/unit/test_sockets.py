@@ -100,7 +100,7 @@ async def test_the_next_socket_of_a_closed_ones_number_hears(pair: Pair) -> None
             both.start_soon(far.send, b"x")
             heard.append(await mine.receive())
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(come_after)
             tasks.start_soon(wait)
