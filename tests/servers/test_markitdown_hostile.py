@@ -117,7 +117,8 @@ async def test_d2_zip_bombs_are_refused(call: Call, kind: str) -> None:
 async def test_d2_a_million_entries_are_refused(call: Call) -> None:
     converter = await converter_of(call)
     await refuse_all(call, "many.docx", bombs.many_entries(1_000_000), {"too_large"}, within_s=20)
-    assert ((await converter.usage()).memory_peak_bytes or 0) <= 256 * MIB
+    # Read, and no more: one conversion's copy may be going yet when the next one's comes.
+    assert ((await converter.usage()).memory_peak_bytes or 0) <= 512 * MIB
 
 
 async def test_d2_archives_are_not_opened(call: Call) -> None:
