@@ -17,6 +17,7 @@ from ghost_mcp.errors import (
     GhostError,
     InvalidArgument,
     LimitExceeded,
+    NotFound,
     ProtocolFailure,
 )
 from ghost_mcp.warden.link import Piped
@@ -347,7 +348,14 @@ class Cave:
         if service is not None:
             head["host"] = await self.address(service)
         async with await self._stream("dial", head) as stream:
-            await stream.note()
+            try:
+                await stream.note()
+            except NotFound as exc:
+                if exc.code != "connection_refused":
+                    raise
+                where = f"at {path}" if path is not None else f"on port {port}"
+                hint = "Start its program first. It may still be starting."
+                raise NotFound(f"nothing listens {where}", hint=hint, code=exc.code) from exc
             yield Piped(stream)
 
     async def address(self, service: str) -> str:

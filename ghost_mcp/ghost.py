@@ -106,15 +106,19 @@ class Ghost:
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``work``, which lets no error out, beside the caller; it is cancelled when this Ghost closes."""
+        self._check_open().start_soon(work)
+
+    def _check_open(self) -> TaskGroup:
         if self._tasks is None:
             raise GhostError("Ghost is not open", hint="Use it as: async with Ghost() as ghost:")
-        self._tasks.start_soon(work)
+        return self._tasks
 
     async def backend(self, name: str = "") -> Backend:
         """The backend of that name, opened on first use. Raises InvalidArgument, BackendUnavailable."""
         name = name or self.default_backend
         if name in self._backends:
             return self._backends[name]
+        self._check_open()
         async with self._alone("backends"):
             if name not in self._backends:
                 self._backends[name] = await self._made(name).__aenter__()
@@ -137,6 +141,10 @@ class Ghost:
             spec = CaveSpec.from_dict(settings)
         elif settings:
             raise InvalidArgument("give a spec or its fields, not both")
+        elif not isinstance(spec, CaveSpec):
+            raise InvalidArgument(
+                f"not a CaveSpec: {spec!r:.60}", hint="Give its fields by name: create(name='dev')"
+            )
         if spec.network.allow:
             from ghost_mcp.egress.policy import read_rules  # most caves have no network
 
@@ -161,13 +169,14 @@ class Ghost:
         return self._handle(backend, await backend.create(spec, secrets=secrets))
 
     def _fill(self, backend: Backend) -> None:
-        if not backend.pools or self._tasks is None:
+        if not backend.pools:
             return
+        tasks = self._check_open()
         for plan in self._plans:
             if (plan.template.backend or self.default_backend) == backend.name:
-                pool = backend.pool(plan, self._tasks)
+                pool = backend.pool(plan, tasks)
                 self._pools[backend.name].append(pool)
-                self._tasks.start_soon(pool.run, name=f"pool of {backend.name}")
+                tasks.start_soon(pool.run, name=f"pool of {backend.name}")
 
     async def warm(self) -> None:
         """Wait until the default backend's pools are full; at once when there are none."""
@@ -274,12 +283,11 @@ class Ghost:
                 del self._locks[what]
 
     async def _connect(self, cave_id: str) -> Link:
-        if self._tasks is None:
-            raise GhostError("Ghost is not open", hint="Use it as: async with Ghost() as ghost:")
+        tasks = self._check_open()
         home = self._homes.get(cave_id) or (await self.get(cave_id)).info.backend
         backend = await self.backend(home)
         stream = await backend.connect(cave_id)
-        link = await Link.open(stream, self._tasks, name=cave_id)
+        link = await Link.open(stream, tasks, name=cave_id)
         if link.hello.get("secrets"):
             try:
                 link.masker = Masker(values_of(*await link.call("secrets", timeout_s=SECRETS_S)))

@@ -46,7 +46,10 @@ def _at_least(name: str, value: float | None, least: float) -> None:
         or not isinstance(value, int | float)
         or not least <= value < 1 << 62
     ):
-        raise InvalidArgument(f"{name} must be a number of at least {least:g}, not {value!r}")
+        hint = "In bytes: 1 << 30 is a gibibyte." if name.endswith("_bytes") else ""
+        raise InvalidArgument(
+            f"{name} must be a number of at least {least}, not {value!r:.60}", hint=hint
+        )
 
 
 def parse_size(text: str) -> int:
@@ -305,27 +308,31 @@ class CaveSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build a spec from JSON. Raises InvalidArgument for unknown keys and bad values."""
-        known = {f.name for f in fields(cls)} - {"given"}
-        if unknown := sorted(set(data) - known):
-            raise InvalidArgument(
-                f"unknown cave setting: {unknown[0]}", hint=f"Known: {', '.join(sorted(known))}."
-            )
-        values = dict(data)
+        values = _known(cls, data, "cave setting", hidden="given")
         try:
             if isinstance(values.get("limits"), Mapping):
-                values["limits"] = Limits(**values["limits"])
+                values["limits"] = Limits(**_known(Limits, values["limits"], "limit"))
             if isinstance(values.get("network"), Mapping):
-                policy = dict(values["network"])
-                values["network"] = NetworkPolicy(
-                    **{**policy, "allow": _texts(policy.get("allow", ()))}
-                )
+                policy = _known(NetworkPolicy, values["network"], "network setting")
+                policy["allow"] = _texts(policy.get("allow", ()))
+                values["network"] = NetworkPolicy(**policy)
             if isinstance(values.get("project"), Mapping):
-                values["project"] = Project(**values["project"])
+                values["project"] = Project(**_known(Project, values["project"], "project setting"))
             if "secrets" in values:
                 values["secrets"] = tuple(values["secrets"])
             return cls(**values)
         except TypeError as exc:
             raise InvalidArgument(f"bad cave settings: {exc}") from exc
+
+
+def _known(kind: Any, given: Mapping[str, Any], what: str, *, hidden: str = "") -> dict[str, Any]:
+    """What is given for a dataclass. Raises InvalidArgument for what it has not."""
+    known = {f.name for f in fields(kind)} - {hidden}
+    if unknown := sorted(set(given) - known, key=str):
+        raise InvalidArgument(
+            f"unknown {what}: {str(unknown[0])[:64]}", hint=f"Known: {', '.join(sorted(known))}."
+        )
+    return dict(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
