@@ -233,7 +233,7 @@ class TestLeftBehind:
                 while self.there():  # only the engine is asked
                     await anyio.sleep(0.1)
 
-    async def test_what_was_never_finished_is_swept(self) -> None:
+    async def test_what_was_never_finished_is_swept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with self.make() as backend:
             made = await backend.create(CaveSpec())
             ours = self.engine.inspect_container(f"ghost-{self.instance}-{made.name}")
@@ -244,7 +244,7 @@ class TestLeftBehind:
                 self.engine.create_container(self.image, ["none"], name=name, labels=labels)
             assert [info.id for info in await backend.list()] == [made.id]
             assert len(self.there()) == 5  # somebody may be at it
-            backend._engine._skew_s += 1000
+            monkeypatch.setattr(backend, "_making_s", -2.0)
             left = [name for name in await backend.leftovers(remove=False) if name[:6] == "ghost_"]
             assert len(left) == 2  # images and runtimes of others are told too
             await backend.list()

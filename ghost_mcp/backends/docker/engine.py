@@ -17,6 +17,7 @@ import anyio.to_thread
 import docker
 import requests
 from docker import errors
+from docker.transport import UnixHTTPAdapter
 
 from ghost_mcp.backends.docker.address import SSH, Address, Tunnel, find_address
 from ghost_mcp.errors import (
@@ -39,8 +40,7 @@ T = TypeVar("T")
 
 CALL_S = 60
 HEAD_BYTES = 64 << 10
-THREADS = 64  # conversations at once
-POOL = 32  # connections that are kept
+THREADS = 64  # conversations at once, and connections that are kept for them
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64", "AMD64": "x86_64"}
 
 
@@ -176,14 +176,26 @@ def _client(address: Address) -> docker.APIClient:
     if address.url.startswith(SSH):
         raise Unsupported("this needs an engine on this machine, or one reached by tcp")
     address.probe()
-    return _Client(
-        **address.kwargs, version="auto", timeout=CALL_S, max_pool_size=POOL, num_pools=POOL
-    )
+    return _Client(**address.kwargs, version="auto", timeout=CALL_S, max_pool_size=THREADS)
+
+
+class _OneEngine(UnixHTTPAdapter):
+    """Keeps connections for whatever is asked next. The SDK's keeps some for each address that was ever asked, which
+    seldom is asked again; and a new one may be a program, or many descriptors."""
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 class _Client(docker.APIClient):
     """The SDK's, with the authority that was given for the engine. The library below would take one that the
     environment names for the web instead."""
+
+    def mount(self, prefix: Any, adapter: Any) -> None:
+        if isinstance(adapter, UnixHTTPAdapter):
+            path, kept = adapter.socket_path, adapter.max_pool_size
+            adapter = _OneEngine(path, adapter.timeout, max_pool_size=kept)
+        super().mount(prefix, adapter)
 
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
