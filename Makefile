@@ -3,6 +3,9 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+# What Streamlit runs without: 200 MB for tables and maps that no test looks at, and a watcher of files that Flask
+# would use too, and that loses events.
+UNUSED := pyarrow pydeck watchdog
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test run test test-quick test-long security-results lint format bench fuzz audit build bundle requirements manifests images clean
@@ -66,7 +69,7 @@ manifests: setup-test ## Render the Helm chart into the kustomize base
 requirements: setup-test ## Compile the hash-pinned requirements anew (UPGRADE=1: newest versions)
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/runtime.txt pyproject.toml --group dev \
-		-o requirements/dev.txt
+		$(addprefix --no-emit-package ,$(UNUSED)) -o requirements/dev.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements/dev.txt --group build \
 		-o requirements/build.txt
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --group fuzz -o requirements/fuzz.txt

@@ -69,6 +69,16 @@ try {
   assert.ok(!JSON.stringify(told).includes("ghost-"));
   assert.equal(await flask.evaluate(() => document.cookie), "");
 
+  const streamlit = await page.context().newPage();
+  await streamlit.goto(await link(8501));
+  await streamlit.getByRole("heading", { name: "Hello one, 0" }).waitFor();
+  await streamlit.getByRole("button", { name: "Count" }).click();
+  await streamlit.getByRole("heading", { name: "Hello one, 1" }).waitFor();
+  await edit("counter.py", "Hello one", "Hello four");
+  await streamlit.getByRole("button", { name: "Rerun", exact: true }).click(); // which it offers now
+  await streamlit.getByRole("heading", { name: "Hello four, 1" }).waitFor();
+  await streamlit.screenshot({ path: `${pictures}/preview-streamlit.png` });
+
   // A page of one preview asks for another, with all that its browser has.
   const refused = page.waitForResponse((answer) => answer.url().endsWith("/told"));
   await page.evaluate((at) => fetch(`${at}/told`, { mode: "no-cors", credentials: "include" }), new URL(second).origin);
