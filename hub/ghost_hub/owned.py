@@ -41,6 +41,7 @@ class OwnerCaves:
         self._places = places
         self._most, self._idle_timeout_s = most, idle_timeout_s
         self._lock = anyio.Lock()
+        self._making: set[str] = set()
         self.owner = owner
 
     async def place(self, name: str) -> Place:
@@ -108,14 +109,20 @@ class OwnerCaves:
 
     async def create(self, spec: CaveSpec) -> Cave:
         """Make a cave of this owner's. Raises QuotaExceeded, and what creating raises."""
-        there = len(await self.list())
+        # Who asks for many at once has those that are just being made, too: also one that is done during this list.
+        making = set(self._making)
+        there = len({info.id for info in await self.list()} | making | self._making)
         if there >= self._most:
             raise QuotaExceeded(
                 f"there are {there} caves of yours already, and {self._most} is the most",
                 hint="Destroy one that you do not need.",
                 data={"limit": self._most, "used": there},
             )
-        return await self._places.ghost.create(spec.with_(owner=self.owner))
+        self._making.add(spec.id)
+        try:
+            return await self._places.ghost.create(spec.with_(owner=self.owner))
+        finally:
+            self._making.discard(spec.id)
 
     async def destroy(self, name: str) -> None:
         """Remove a cave. Raises CaveNotFound."""

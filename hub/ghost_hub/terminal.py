@@ -96,8 +96,6 @@ class Terminals:
                 )
             return found
         principal_of(socket.scope).need("use")
-        if sum(cave == place.cave.id for cave, _ in self._open) >= MOST:
-            raise LimitExceeded(f"{MOST} terminals are open in this cave", hint="End one: exit")
         return await self._hub.calls.operate(
             caller,
             "terminal",
@@ -109,20 +107,22 @@ class Terminals:
         )
 
     async def _begin(self, cave: Cave) -> _Terminal:
+        """Raises LimitExceeded. Counted and begun in one step: many may ask at once."""
+        if sum(there == cave.id for there, _ in self._open) >= MOST:
+            raise LimitExceeded(f"{MOST} terminals are open in this cave", hint="End one: exit")
         terminal = _Terminal(secrets.token_hex(16))
+        self._open[cave.id, terminal.id] = terminal
         assert self._tasks is not None  # noqa: S101  (the application's lifespan holds it open)
         self._tasks.start_soon(self._live, cave, terminal)
         return terminal
 
     async def _live(self, cave: Cave, terminal: _Terminal) -> None:
-        key = (cave.id, terminal.id)
-        self._open[key] = terminal
         try:
             await terminal.live(cave)
         except Exception as exc:  # noqa: BLE001 - the end of one terminal, and never of the hub
             foreseen(exc, "a terminal")
         finally:
-            del self._open[key]
+            del self._open[cave.id, terminal.id]
 
 
 class _Terminal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ghost_hub.hub import Hub
-from ghost_hub.terminal import Terminals, _Terminal
+from ghost_hub.terminal import MOST, Terminals, _Terminal
 from ghost_mcp import Cave, Ghost, audit
 from tests.serving import Served, serving
 
@@ -29,8 +29,10 @@ def hub(served: Served) -> Iterator[Served]:
         http.delete("/v1/caves/term").raise_for_status()
 
 
-def opened(hub: Served, query: str = "", token: str | None = None) -> connect:
-    url = f"{hub.url.replace('http', 'ws')}/v1/shell/ws?cave=term{query}"
+def opened(
+    hub: Served, query: str = "", token: str | None = None, *, cave: str = "term"
+) -> connect:
+    url = f"{hub.url.replace('http', 'ws')}/v1/shell/ws?cave={cave}{query}"
     headers = {"Authorization": f"Bearer {token or hub.token}"}
     return connect(url, additional_headers=headers, max_size=None)
 
@@ -190,6 +192,26 @@ async def test_a_port_of_its_own_for_wscat() -> None:
         ) as socket:
             await socket.send("echo $((6 * 7))abc; exit")
             assert "42abc" in "".join([str(text) async for text in socket])
+
+
+async def test_t5_no_more_terminals_than_there_may_be_however_many_ask_at_once(hub: Served) -> None:
+    statuses: list[int] = []
+    async with hub.client() as http, AsyncExitStack() as open_until_here:
+        (await http.post("/v1/caves", json={"name": "crowd"})).raise_for_status()
+
+        async def ask() -> None:
+            try:
+                await open_until_here.enter_async_context(opened(hub, cave="crowd"))
+            except InvalidStatus as refused:
+                statuses.append(refused.response.status_code)
+            else:
+                statuses.append(101)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MOST + 4):
+                tasks.start_soon(ask)
+        assert sorted(statuses) == [101] * MOST + [413] * 4
+        (await http.delete("/v1/caves/crowd")).raise_for_status()
 
 
 async def test_a_word_to_a_shell_that_is_just_ending_harms_nobody(ghost: Ghost, cave: Cave) -> None:
