@@ -65,6 +65,11 @@ def _many(flag: str, metavar: str, help: str) -> Argument:
     return Argument(flag, metavar=metavar, action="append", default=[], help=help)
 
 
+def _several(name: str, metavar: str, help: str) -> Argument:
+    # Without a default, argparse says that it is required.
+    return Argument(name, metavar=metavar, nargs="*", default=[], help=help)
+
+
 JSON = _flag("--json", help="answer with one JSON document on stdout, and nothing else")
 BACKEND = Argument(
     "--backend",
@@ -196,7 +201,7 @@ COMMANDS: dict[str, Command] = {
     "top": Command(
         "top:top",
         "show what the caves use, beside what they may use, again and again",
-        Argument("caves", metavar="CAVE", nargs="*", help="names or ids (default: all that run)"),
+        _several("caves", "CAVE", help="names or ids (default: all that run)"),
         _flag("--once", help="only once, as --json does; else until Ctrl-C"),
         Argument(
             "--interval",
@@ -223,7 +228,7 @@ COMMANDS: dict[str, Command] = {
     "destroy": Command(
         "caves:destroy",
         "remove caves and everything in them",
-        Argument("caves", metavar="CAVE", nargs="*", help="names or ids"),
+        _several("caves", "CAVE", help="names or ids"),
         _flag("--all", help="every cave, those of live sessions excepted"),
         BACKEND,
         JSON,
@@ -264,7 +269,7 @@ COMMANDS: dict[str, Command] = {
         "secret:run",
         "keep secrets for caves, sealed on this machine",
         Argument("action", metavar="ACTION", choices=ACTIONS, help="set, list, rm or rotate"),
-        Argument("names", metavar="NAME", nargs="*", help="one to set, any number to rm"),
+        _several("names", "NAME", help="one to set, any number to rm"),
         Argument("--owner", metavar="OWNER", default="", help="whose (default: yours)"),
         JSON,
         details="set reads the value from stdin, byte for byte, or asks for it. rotate changes the key that "
@@ -352,10 +357,9 @@ COMMANDS: dict[str, Command] = {
         "tools:call",
         "run one tool, as an MCP client would",
         Argument("tool", metavar="TOOL", help="for example file_read"),
-        Argument(
+        _several(
             "arguments",
-            metavar="KEY=VALUE",
-            nargs="*",
+            "KEY=VALUE",
             help="its arguments; KEY:=JSON for a value that is no text",
         ),
         Argument(
@@ -410,10 +414,9 @@ COMMANDS: dict[str, Command] = {
         "image:run",
         "build Ghost's own container images, list them, or get others into the engine",
         Argument("action", metavar="ACTION", choices=IMAGE_ACTIONS, help="build, list or pull"),
-        Argument(
+        _several(
             "names",
-            metavar="IMAGE",
-            nargs="*",
+            "IMAGE",
             help="to build: runtime, slim, desktop, full; to pull: any reference",
         ),
         Argument(
