@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
@@ -17,14 +15,15 @@ from starlette.responses import RedirectResponse
 
 from ghost_hub.answered import Answered, Refused
 from ghost_hub.pages import signed_out
+from ghost_hub.passing import Body, Lasting
 from ghost_hub.preview import PREVIEW
 from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
+from ghost_hub.quota import Rates
 from ghost_mcp.errors import (
     BackendUnavailable,
     GhostError,
     InvalidArgument,
-    LimitExceeded,
     PermissionRefused,
     QuotaExceeded,
     TimedOut,
@@ -32,7 +31,7 @@ from ghost_mcp.errors import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from ghost_hub.preview import PreviewHosts
     from ghost_hub.settings import HubSettings
@@ -43,12 +42,6 @@ __all__ = ["Guard", "Verifier"]
 OPEN_PATHS = frozenset({"/health", "/ready"})
 # A browser may come to these with its token in the address.
 ENTRANCES = frozenset({"/", "/vnc.html"})
-# These take a body of any size, piece by piece.
-STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
-_PROXIED = re.compile(r"/caves/[^/]+/(abs)?proxy/")
-BODY_S = 20.0
-RECHECK_S = 1.0
-MAX_CALLERS = 10_000
 
 
 class Verifier(Protocol):
@@ -77,7 +70,7 @@ class Guard:
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
         self._verifier = verifier
         self._body_bytes = settings.bounds.body_bytes
-        self._rates = _Rates(settings.bounds.requests_per_s, settings.bounds.requests_burst)
+        self._rates = Rates(settings.bounds.requests_per_s, settings.bounds.requests_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -92,7 +85,7 @@ class Guard:
             await _refuse(scope, receive, send, refused)
             return
         app = self._app if self._previews is None or PREVIEW not in scope else self._previews.app
-        lasting = _Lasting(receive, send, again)
+        lasting = Lasting(receive, send, again)
         if scope["type"] != "http":
             try:
                 await app(scope, lasting.receive, lasting.send)
@@ -100,7 +93,7 @@ class Guard:
                 if not lasting.cut:
                     raise
             return
-        body = _Body(scope, receive, lasting.send, self._body_bytes)
+        body = Body(scope, receive, lasting.send, self._body_bytes)
         try:
             await app(scope, body.receive, body.send)
         except Exception:
@@ -277,103 +270,6 @@ def _from_cookie(
     return None
 
 
-class _Body:
-    """A request's body, bounded in size and in how long the client may take for it.
-
-    Beyond the bounds the application sees a client that has gone, and what it still says is not sent.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
-        path = scope["path"]
-        streamed = PREVIEW in scope or path in STREAMED_PATHS or _PROXIED.match(path) is not None
-        self._receive, self._send = receive, send
-        self._most = self._left = float("inf") if streamed else most
-        self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
-        self._whole = False
-        self.answered = False
-        self.refused: Refused | None = None
-
-    async def receive(self) -> Message:
-        if self._whole:
-            return await self._receive()
-        message: Message | None = None
-        with anyio.move_on_after(min(BODY_S, self._deadline - time.monotonic())):
-            message = await self._receive()
-        if message is None:
-            return self._refuse(TimedOut("the request's body did not come in time"), 408)
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
-            if self._left < 0:
-                return self._refuse(
-                    LimitExceeded(
-                        f"the body is larger than {self._most} bytes",
-                        hint="Larger files go to /v1/filesystem/upload.",
-                        code="too_large",
-                    ),
-                    413,
-                )
-        return message
-
-    def _refuse(self, error: GhostError, status: int) -> Message:
-        self.refused = Refused(error, status=status)
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        if self.refused is None or self.answered:
-            self.answered = True
-            await self._send(message)
-
-
-class _Lasting:
-    """What goes on: of what is said later than RECHECK_S after the last look, the token must still allow it."""
-
-    def __init__(self, receive: Receive, send: Send, principal: Callable[[], Principal]) -> None:
-        self._receive, self._send, self._principal = receive, send, principal
-        self._seen = time.monotonic()
-        self._sized = False
-        self.cut = False
-
-    async def receive(self) -> Message:
-        """Of a WebSocket: its client has gone when the token has."""
-        message = await self._receive()
-        if message["type"] == "websocket.receive" and self._due():
-            try:
-                self._principal()
-            except Refused:
-                await self._cut("websocket.send")
-                return {"type": "websocket.disconnect", "code": 1008}
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Raises Refused when the token has been revoked, or has expired, meanwhile."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._sized = any(name == b"content-length" for name, _ in message["headers"])
-        elif (message.get("more_body") or kind == "websocket.send") and self._due():
-            try:
-                self._principal()
-            except Refused:
-                await self._cut(kind)
-                raise
-        if not self.cut:  # nothing may follow what ended it
-            await self._send(message)
-
-    async def _cut(self, kind: str) -> None:
-        self.cut = True
-        if kind == "websocket.send":
-            await self._send({"type": "websocket.close", "code": 1008})
-        elif not self._sized:  # one that said its size breaks off instead
-            await self._send({"type": "http.response.body", "body": b""})
-
-    def _due(self) -> bool:
-        now = time.monotonic()
-        due = now - self._seen > RECHECK_S
-        if due:
-            self._seen = now
-        return due
-
-
 def _split(host: bytes) -> tuple[str, str]:
     """Name and port of a Host header, the name in lower case; a final dot is not ours to forgive."""
     text = host.decode("latin-1").lower()
@@ -414,26 +310,3 @@ async def _refuse(
 
 def _ending() -> GhostError:
     return BackendUnavailable("the hub ends before this was done", hint="Ask again once it serves.")
-
-
-class _Rates:
-    """A bucket of requests for each token: filled at a steady rate, never above the burst."""
-
-    def __init__(
-        self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._per_s, self._burst, self._clock = per_s, burst, clock
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, token_id: str) -> float:
-        """0 when the request may pass, else after how many seconds it may."""
-        now = self._clock()
-        room, at = self._buckets.get(token_id, (float(self._burst), now))
-        room = min(self._burst, room + (now - at) * self._per_s)
-        if room < 1:
-            self._buckets[token_id] = (room, now)
-            return (1 - room) / self._per_s
-        if len(self._buckets) >= MAX_CALLERS and token_id not in self._buckets:
-            self._buckets.clear()
-        self._buckets[token_id] = (room - 1, now)
-        return 0.0

@@ -1,8 +1,10 @@
-"""Layers around each call over HTTP: what the token allows, and how much one owner may do at once."""
+"""What a token allows, how much an owner may do at once, and how many requests a token may send."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ghost_hub.owned import Caller
@@ -12,7 +14,9 @@ from ghost_mcp.errors import GhostError, QuotaExceeded
 if TYPE_CHECKING:
     from ghost_mcp.calls import Asked, Run
 
-__all__ = ["Concurrency", "allowed"]
+__all__ = ["Concurrency", "Rates", "allowed"]
+
+MAX_CALLERS = 10_000
 
 
 async def allowed(run: Run, asked: Asked) -> Answer:
@@ -49,3 +53,26 @@ class Concurrency:
             self._running[owner] -= 1
             if not self._running[owner]:
                 del self._running[owner]
+
+
+class Rates:
+    """A bucket of requests for each token: filled at a steady rate, never above the burst."""
+
+    def __init__(
+        self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_s, self._burst, self._clock = per_s, burst, clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, token_id: str) -> float:
+        """0 when the request may pass, else after how many seconds it may."""
+        now = self._clock()
+        room, at = self._buckets.get(token_id, (float(self._burst), now))
+        room = min(self._burst, room + (now - at) * self._per_s)
+        if room < 1:
+            self._buckets[token_id] = (room, now)
+            return (1 - room) / self._per_s
+        if len(self._buckets) >= MAX_CALLERS and token_id not in self._buckets:
+            self._buckets.clear()
+        self._buckets[token_id] = (room - 1, now)
+        return 0.0

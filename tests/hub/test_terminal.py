@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ghost_hub.hub import Hub
-from ghost_hub.terminal import MOST, Terminals, _Terminal
+from ghost_hub.terminal import MOST, Terminal, Terminals
 from ghost_mcp import Cave, Ghost, audit
 from tests.serving import Served, serving
 
@@ -215,7 +215,7 @@ async def test_t5_no_more_terminals_than_there_may_be_however_many_ask_at_once(h
 
 
 async def test_a_word_to_a_shell_that_is_just_ending_harms_nobody(ghost: Ghost, cave: Cave) -> None:
-    terminal = _Terminal("session")
+    terminal = Terminal("session")
     async with cave.process(["cat"], pty=terminal.size) as terminal.process:
         await ghost.drop_link(cave.id)
         await terminal.type(b"x")

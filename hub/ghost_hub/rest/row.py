@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ghost_hub.hub import Hub
     from ghost_hub.owned import Caller
 
-__all__ = ["JSON", "Ask", "Row", "answer", "parse", "route"]
+__all__ = ["JSON", "MULTIPART", "RAW", "Ask", "Row", "answer", "parse", "route"]
 
 M = TypeVar("M", bound=BaseModel)
-JSON = "application/json"
+JSON, MULTIPART, RAW = "application/json", "multipart/form-data", "application/octet-stream"
 MAX_DEPTH_ERROR = "the body is nested too deeply"
 
 

@@ -1,0 +1,125 @@
+# What passes between a client and the application, once the guard has let it in: bounded, and only while it is allowed.
+"""A request's body, and what goes on for longer than a moment."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ghost_hub.answered import Refused
+from ghost_hub.preview import PREVIEW
+from ghost_mcp.errors import GhostError, LimitExceeded, TimedOut
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from ghost_hub.principal import Principal
+
+__all__ = ["Body", "Lasting"]
+
+# These take a body of any size, piece by piece.
+STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
+_PROXIED = re.compile(r"/caves/[^/]+/(abs)?proxy/")
+BODY_S = 20.0
+RECHECK_S = 1.0
+
+
+class Body:
+    """A request's body, bounded in size and in how long the client may take for it.
+
+    Beyond the bounds the application sees a client that has gone, and what it still says is not sent.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        path = scope["path"]
+        streamed = PREVIEW in scope or path in STREAMED_PATHS or _PROXIED.match(path) is not None
+        self._receive, self._send = receive, send
+        self._most = self._left = float("inf") if streamed else most
+        self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
+        self._whole = False
+        self.answered = False
+        self.refused: Refused | None = None
+
+    async def receive(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        message: Message | None = None
+        with anyio.move_on_after(min(BODY_S, self._deadline - time.monotonic())):
+            message = await self._receive()
+        if message is None:
+            return self._refuse(TimedOut("the request's body did not come in time"), 408)
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._left < 0:
+                return self._refuse(
+                    LimitExceeded(
+                        f"the body is larger than {self._most} bytes",
+                        hint="Larger files go to /v1/filesystem/upload.",
+                        code="too_large",
+                    ),
+                    413,
+                )
+        return message
+
+    def _refuse(self, error: GhostError, status: int) -> Message:
+        self.refused = Refused(error, status=status)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.refused is None or self.answered:
+            self.answered = True
+            await self._send(message)
+
+
+class Lasting:
+    """What goes on: of what is said later than RECHECK_S after the last look, the token must still allow it."""
+
+    def __init__(self, receive: Receive, send: Send, principal: Callable[[], Principal]) -> None:
+        self._receive, self._send, self._principal = receive, send, principal
+        self._seen = time.monotonic()
+        self._sized = False
+        self.cut = False
+
+    async def receive(self) -> Message:
+        """Of a WebSocket: its client has gone when the token has."""
+        message = await self._receive()
+        if message["type"] == "websocket.receive" and self._due():
+            try:
+                self._principal()
+            except Refused:
+                await self._cut("websocket.send")
+                return {"type": "websocket.disconnect", "code": 1008}
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Raises Refused when the token has been revoked, or has expired, meanwhile."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._sized = any(name == b"content-length" for name, _ in message["headers"])
+        elif (message.get("more_body") or kind == "websocket.send") and self._due():
+            try:
+                self._principal()
+            except Refused:
+                await self._cut(kind)
+                raise
+        if not self.cut:  # nothing may follow what ended it
+            await self._send(message)
+
+    async def _cut(self, kind: str) -> None:
+        self.cut = True
+        if kind == "websocket.send":
+            await self._send({"type": "websocket.close", "code": 1008})
+        elif not self._sized:  # one that said its size breaks off instead
+            await self._send({"type": "http.response.body", "body": b""})
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._seen > RECHECK_S
+        if due:
+            self._seen = now
+        return due
