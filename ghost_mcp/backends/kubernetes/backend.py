@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets as random_values
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from ghost_mcp.backends.base import Backend
-from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.finding import Finder, Found, core, is_id
-from ghost_mcp.backends.kubernetes.manifests import CAVE, ID, STOPPED
+from ghost_mcp.backends.kubernetes.manifests import CAVE, ID
 from ghost_mcp.backends.kubernetes.pool import ClusterPool
+from ghost_mcp.backends.kubernetes.records import Records
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.backends.kubernetes.spares import Spares
 from ghost_mcp.backends.kubernetes.starting import START_S, Starter
@@ -126,6 +126,10 @@ class KubernetesBackend(Backend):
         return self._parts[1]
 
     @property
+    def _records(self) -> Records:
+        return Records(self.cluster, self._finder, self.config)
+
+    @property
     def starter(self) -> Starter:
         return self._parts[2]
 
@@ -156,7 +160,7 @@ class KubernetesBackend(Backend):
             claim = manifests.volume(spec, self.config)
             await self._first(f"{core(space)}/persistentvolumeclaims", claim)
         pod = await self._pod(spec, f"ghost-{spec.id}")
-        record = await self._reserve(spec, pod if spec.ephemeral else None)
+        record = await self._records.reserve(spec, pod if spec.ephemeral else None)
         meta = record["metadata"]
         self._own[spec.id] = _Own(
             space, pod["metadata"]["name"], meta["name"], meta["uid"], spec.ephemeral
@@ -175,40 +179,6 @@ class KubernetesBackend(Backend):
             return await self.cluster.ask("POST", path, body)
         except Conflict as exc:
             raise _Made from exc
-
-    async def _reserve(self, spec: CaveSpec, pod: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Take the full name, for as long as ``pod`` is there. Raises Conflict when a cave has it."""
-        space = self.config.namespace_of(spec.owner)
-        owned_by = None
-        if pod is not None:
-            meta = pod["metadata"]
-            owned_by = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
-        record = manifests.record(spec, self.config.instance, time.time(), owned_by)
-        for _ in range(3):
-            try:
-                return await self.cluster.ask("POST", f"{core(space)}/configmaps", record)
-            except Conflict:
-                if not await self._is_stale(space, spec.full_name):
-                    raise Conflict(
-                        f"a cave named {spec.name} is already there",
-                        hint=f"Choose another name, or: ghost destroy {spec.full_name}",
-                    ) from None
-        raise Conflict(f"the name {spec.name} is being taken by others")
-
-    async def _is_stale(self, space: str, full_name: str) -> bool:
-        """Whether nothing is left of the ephemeral cave that has the name; then its record goes."""
-        name = manifests.record_name(full_name)
-        with suppress(CaveNotFound):
-            marks = (await self.cluster.ask("GET", f"{core(space)}/configmaps/{name}"))["metadata"]
-            if not marks.get("ownerReferences"):
-                return False
-            owner = marks["ownerReferences"][0]
-            with suppress(CaveNotFound):
-                pod = await self.cluster.ask("GET", f"{core(space)}/pods/{owner['name']}")
-                if pod["metadata"]["uid"] == owner["uid"] and manifests.runs(pod) is not False:
-                    return False
-            await self._finder.delete(space, "configmaps", name, marks["uid"])
-        return True
 
     async def _begin(
         self,
@@ -235,7 +205,7 @@ class KubernetesBackend(Backend):
             self.starter.hold(spec.id, space, name, link)
         else:
             await link.aclose()
-        info = manifests.info_of(record, seen, self.config)
+        info = reading.info_of(record, seen, self.config)
         assert info is not None  # noqa: S101  (its pod runs)
         return info
 
@@ -253,7 +223,7 @@ class KubernetesBackend(Backend):
                     if record["metadata"]["name"] != manifests.record_name(spec.full_name):
                         raise Conflict(f"the cave id {spec.id} belongs to another cave")
                     pod = await self._finder.pod(record["metadata"]["namespace"], spec.id)
-                    info = manifests.info_of(record, pod, self.config)
+                    info = reading.info_of(record, pod, self.config)
                     if info is not None:
                         return info
                 await anyio.sleep(SETTLE_PAUSE_S)
@@ -296,7 +266,7 @@ class KubernetesBackend(Backend):
         await self.starter.watcher(space)
         pod = await self.spares.take(prepared_id, spec)
         try:
-            record = await self._reserve(spec, pod)
+            record = await self._records.reserve(spec, pod)
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if isinstance(exc, Conflict):
@@ -308,7 +278,7 @@ class KubernetesBackend(Backend):
         meta, name = record["metadata"], pod["metadata"]["name"]
         self._own[spec.id] = _Own(space, name, meta["name"], meta["uid"], ephemeral=True)
         self.starter.hold(spec.id, space, name, None)
-        info = manifests.info_of(record, pod, self.config)
+        info = reading.info_of(record, pod, self.config)
         assert info is not None  # noqa: S101  (its pod runs)
         return info
 
@@ -367,7 +337,7 @@ class KubernetesBackend(Backend):
         await self._end(there)
         self._own[spec.id] = _Own(space, pod["metadata"]["name"])
         try:
-            record = await self._mark(there.record, stopped=False)
+            record = await self._records.mark(there.record, stopped=False)
             return await self._begin(record, spec, pod, secrets or {})
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -377,7 +347,7 @@ class KubernetesBackend(Backend):
     async def _begun(self, ref: str) -> CaveSpec | None:
         """A cave that is not to be found though it has a record: somebody is making or starting it."""
         record = await self._finder.record(ref)
-        made = None if record is None else manifests.info_of(record, None, self.config)
+        made = None if record is None else reading.info_of(record, None, self.config)
         return None if made is None else made.spec
 
     async def stop(self, cave_id: str, *, pause: bool = False) -> CaveInfo:
@@ -390,7 +360,7 @@ class KubernetesBackend(Backend):
                 f"cave {there.info.name} is ephemeral: a cluster keeps nothing of it",
                 hint="Destroy it instead.",
             )
-        await self._mark(there.record, stopped=True)
+        await self._records.mark(there.record, stopped=True)
         await self._end(there)
         return await self.get(there.info.id)
 
@@ -400,12 +370,6 @@ class KubernetesBackend(Backend):
         if there.pod is not None:
             meta = there.pod["metadata"]
             await self._finder.delete(there.space, "pods", meta["name"], meta["uid"])
-
-    async def _mark(self, record: Mapping[str, Any], *, stopped: bool) -> dict[str, Any]:
-        meta = record["metadata"]
-        path = f"{core(meta['namespace'])}/configmaps/{meta['name']}"
-        marks = {STOPPED: "true" if stopped else None}
-        return await self.cluster.ask("PATCH", path, {"metadata": {"annotations": marks}})
 
     async def destroy(self, cave_id: str) -> None:
         own = self._own.pop(cave_id, None)
@@ -449,7 +413,7 @@ class KubernetesBackend(Backend):
         """A connection to a cave that, as far as is known here, runs: without asking for it first."""
         own = self._own.get(cave_id)
         seen = None if own is None else self.starter.seen(own.space, own.pod)
-        if own is None or seen is None or not manifests.runs(seen):
+        if own is None or seen is None or not reading.runs(seen):
             return None
         with suppress(CaveGone):
             return await self.starter.relay(own.space, own.pod)

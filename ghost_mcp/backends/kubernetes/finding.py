@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.manifests import ID, INSTANCE, SPEC
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
 from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name
@@ -89,7 +89,7 @@ class Finder:
             return None
         meta = record["metadata"]
         pod = await self.pod(meta["namespace"], meta["labels"][ID])
-        info = manifests.info_of(record, pod, self._config)
+        info = reading.info_of(record, pod, self._config)
         return None if info is None else Found(record, pod, info)
 
     async def all(self, owner: str | None = None) -> list[CaveInfo]:
@@ -102,7 +102,7 @@ class Finder:
         for pod in sorted(listed, key=_newest):
             pods[pod["metadata"]["labels"].get(ID, "")] = pod
         known = (
-            manifests.info_of(record, pods.get(record["metadata"]["labels"][ID]), self._config)
+            reading.info_of(record, pods.get(record["metadata"]["labels"][ID]), self._config)
             for record in records
         )
         return [info for info in known if info is not None]

@@ -1,25 +1,25 @@
 # Only this file decides what a cave in a cluster is made of: what it sees, who it is, what it may use.
-"""From a CaveSpec to the objects of a cave and back. Pure: no cluster is asked here."""
+"""From a CaveSpec to the objects of a cave; ``reading`` is the way back. Pure: no cluster is asked here."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ghost_mcp.errors import InvalidArgument, Unsupported
-from ghost_mcp.lifecycle import State
-from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec
 from ghost_mcp.warden import runtime
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.settings import Settings
+    from ghost_mcp.spec import CaveSpec
 
 __all__ = [
     "CAVE",
+    "CAVE_UID",
     "COPIER",
+    "CREATED",
     "ID",
     "INSTANCE",
     "LATER_S",
@@ -32,14 +32,13 @@ __all__ = [
     "SPEC",
     "STOPPED",
     "TAKEN",
+    "TMP",
     "check",
-    "info_of",
     "labels_of",
     "pod",
     "quantity",
     "record",
     "record_name",
-    "runs",
     "selector",
     "volume",
 ]
@@ -310,105 +309,3 @@ def _volumes(spec: CaveSpec, settings: Settings) -> list[dict[str, Any]]:
         memory("run", RUN_BYTES),
         memory("shm", SHM_BYTES),
     ]
-
-
-# --- back --------------------------------------------------------------------------------------------
-
-
-def runs(seen: Mapping[str, Any]) -> bool | None:
-    """Whether a pod's cave runs: None when it has not begun yet."""
-    status = seen.get("status") or {}
-    if status.get("phase") in ("Succeeded", "Failed") or seen["metadata"].get("deletionTimestamp"):
-        return False
-    for container in status.get("containerStatuses") or ():
-        state = container.get("state") or {}
-        if "running" in state:
-            return True
-        if "terminated" in state:
-            return False
-    return None
-
-
-def info_of(
-    there: Mapping[str, Any], seen: Mapping[str, Any] | None, settings: Settings
-) -> CaveInfo | None:
-    """The cave of a record and of its pod, if there is one; None: it is being made, or removed."""
-    marks = there["metadata"]["annotations"]
-    spec = CaveSpec.from_dict(json.loads(marks[SPEC]))
-    running = None if seen is None else runs(seen)
-    if running:
-        state = State.RUNNING
-    elif seen is not None and running is None:
-        return None
-    else:
-        state = State.STOPPED if STOPPED in marks else State.ENDED
-    started = _started(seen) if running and seen else None
-    if (
-        started and seen and POOL in seen["metadata"]["labels"]
-    ):  # it waited; its time began with its name
-        started = float(marks[CREATED])
-    return CaveInfo(
-        spec=spec,
-        state=state,
-        created_at=float(marks[CREATED]),
-        deadline_at=started + spec.timeout_s if started and spec.timeout_s is not None else None,
-        assurance=_assurance(spec, settings),
-    )
-
-
-def _started(seen: Mapping[str, Any]) -> float | None:
-    for container in seen["status"].get("containerStatuses") or ():
-        at = ((container.get("state") or {}).get("running") or {}).get("startedAt")
-        if at:
-            return datetime.fromisoformat(at).timestamp()
-    return None
-
-
-def _assurance(spec: CaveSpec, settings: Settings) -> dict[str, Assurance]:
-    limits = spec.limits
-    unasked = (False, "no limit was asked for")
-    lines = {
-        "isolation": (
-            True,
-            "a pod of its own: no capabilities, a read-only system, no service account's token; "
-            + (
-                f"runtime class {settings.runtime_class}"
-                if settings.runtime_class
-                else "the node's kernel is shared"
-            ),
-        ),
-        "user": (False, f"user {CAVE_UID}, as in every cave of the cluster"),
-        "syscalls": (
-            settings.seccomp.get("type") in ("RuntimeDefault", "Localhost"),
-            f"seccomp profile {settings.seccomp.get('type')}",
-        ),
-        "network": _network(spec, settings),
-        "memory": unasked if limits.memory_bytes is None else (True, "the pod's cgroup"),
-        "cpu": unasked if limits.cpus is None else (True, "the pod's cgroup"),
-        "pids": (False, "a cluster bounds them for all pods alike: the kubelet's podPidsLimit"),
-        "tmp": (
-            False,
-            f"{TMP} is memory, bounded with it; its own size is up to the node's kubelet",
-        ),
-        "disk": _disk(spec, settings),
-        "lifetime": (True, "the cave's own PID 1 ends it; activeDeadlineSeconds stands behind"),
-    }
-    return {name: Assurance(enforced=enforced, how=how) for name, (enforced, how) in lines.items()}
-
-
-def _disk(spec: CaveSpec, settings: Settings) -> tuple[bool, str]:
-    if spec.ephemeral:
-        return False, "the kubelet ends a cave that stays above its limit"
-    if settings.storage_enforced:
-        return True, "the claim's size; that the storage class bounds it is the operator's word"
-    return False, "what the storage class provides for the claim"
-
-
-def _network(spec: CaveSpec, settings: Settings) -> tuple[bool, str]:
-    way = "no way out" if spec.network.mode == "none" else "no way out but Ghost's proxy, over TCP"
-    if settings.network_enforced:
-        return True, f"{way}: a NetworkPolicy; that the cluster enforces it is the operator's word"
-    return (
-        False,
-        f"{way}, where the cluster enforces NetworkPolicies: nothing tells whether it does",
-    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ghost_mcp.backends.kubernetes import manifests, spares
+from ghost_mcp.backends.kubernetes import manifests, reading, spares
 from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.lease import Lease
 from ghost_mcp.backends.kubernetes.manifests import ID, SPARE_S
@@ -76,7 +76,7 @@ class ClusterPool(Pool):
         found = [
             name
             for name, pod in self._all().items()
-            if manifests.runs(pod) and name not in self._gone
+            if reading.runs(pod) and name not in self._gone
         ]
         return sorted(found, key=self._is_old)
 
@@ -167,12 +167,12 @@ class ClusterPool(Pool):
         for name, pod in list(self._all().items()):
             if name in self._gone:
                 pass
-            elif manifests.runs(pod) is False:
+            elif reading.runs(pod) is False:
                 await self._retire(name)
             else:
                 check_hope(pod)
         young = [name for name in self._waiting() if not self._is_old(name)]
-        starts = [name for name, pod in self._all().items() if manifests.runs(pod) is None]
+        starts = [name for name, pod in self._all().items() if reading.runs(pod) is None]
         for _ in range(self._wanted - len(young) - len(starts) - len(self._coming)):
             await anyio.sleep(self.plan.refill_s)
             await self._add()

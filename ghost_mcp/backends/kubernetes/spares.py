@@ -9,7 +9,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.manifests import (
     ID,
@@ -63,7 +63,7 @@ class Spares:
         """The pod, as the one of ``spec`` from now on. Raises CaveNotFound when it is another's, or has ended."""
         name = f"ghost-{spare_id}"
         found = await self._patch(name, _claiming(spec, self._config, self._maker))
-        if found is not None and manifests.runs(found):
+        if found is not None and reading.runs(found):
             return found
         if found is not None:
             await self.remove(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.manifests import CAVE, RELAY
 from ghost_mcp.backends.kubernetes.watcher import Watcher
@@ -113,7 +113,7 @@ class Starter:
         while True:
             pod = watcher.get(name)
             if pod is not None:
-                runs = manifests.runs(pod)
+                runs = reading.runs(pod)
                 if runs:
                     return pod
                 if runs is False:

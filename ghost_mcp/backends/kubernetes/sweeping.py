@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ghost_mcp.backends.kubernetes import manifests
+from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.lease import LEASES
 from ghost_mcp.backends.kubernetes.manifests import ID, POOL, TAKEN
 
@@ -49,7 +49,7 @@ def _lost(kind: str, things: list[Thing], caves: set[str], before_s: float) -> I
         if meta["labels"].get(ID) in caves or "deletionTimestamp" in meta:
             continue
         waits = kind == "pods" and meta["labels"].get(POOL, TAKEN) != TAKEN
-        over = kind == "pods" and manifests.runs(one) is False
+        over = kind == "pods" and reading.runs(one) is False
         if over or (not waits and made_s(one) <= before_s):
             yield one
 

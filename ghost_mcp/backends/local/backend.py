@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from ghost_mcp.backends.base import SHAPE, Backend, network_line, oldest_first
+from ghost_mcp.backends.base import SHAPE, Backend, oldest_first
+from ghost_mcp.backends.local.assurance import assurance
 from ghost_mcp.backends.local.cgroups import CaveGroup, detect
+from ghost_mcp.backends.local.disk import make_disk
 from ghost_mcp.backends.local.launch import Launch, launch, require_bwrap
 from ghost_mcp.backends.local.removal import remove_tree
 from ghost_mcp.backends.local.state import CaveDir, StateDir, info_of
@@ -34,7 +34,7 @@ from ghost_mcp.errors import (
 )
 from ghost_mcp.lifecycle import Event, State, after
 from ghost_mcp.sockets import Wired
-from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Usage
+from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import configure
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ class LocalBackend(Backend):
             "spec": {**spec.as_dict(), "backend": self.name},
             "created_at": created,
             "deadline_at": None if spec.timeout_s is None else created + spec.timeout_s,
-            "assurance": {name: asdict(line) for name, line in self._assurance(spec, uid).items()},
+            "assurance": {
+                name: asdict(line) for name, line in assurance(spec, uid, self._cgroups).items()
+            },
         }
 
     def ledger(self, cave_id: str) -> Path:
@@ -191,7 +193,7 @@ class LocalBackend(Backend):
         if spec.limits.disk_bytes is not None:
             (base / "disk").mkdir(0o711)
             await anyio.to_thread.run_sync(
-                _make_disk, base / "disk.ext4", spec.limits.disk_bytes, uid, gid
+                make_disk, base / "disk.ext4", spec.limits.disk_bytes, uid, gid
             )
             base = base / "disk"
         for name in ("run", "home", "workspace"):
@@ -200,44 +202,6 @@ class LocalBackend(Backend):
                 folder.mkdir(0o700)
                 if os.geteuid() == 0:
                     os.chown(folder, uid, gid)
-
-    def _assurance(self, spec: CaveSpec, uid: int) -> dict[str, Assurance]:
-        own = os.geteuid() == 0
-        lines = {
-            "isolation": Assurance(
-                enforced=True,
-                how="own user, pid, mount, network, ipc, uts and cgroup namespaces; no capabilities; read-only system",
-            ),
-            "user": Assurance(
-                enforced=own and spec.workspace is None,
-                how=f"host user {uid}, this cave's alone"
-                if own and spec.workspace is None
-                else f"host user {uid}, shared with its owner's other programs",
-            ),
-            "syscalls": Assurance(enforced=True, how="seccomp filter; no nested user namespaces"),
-            "network": Assurance(enforced=True, how=network_line(spec.network)),
-            "tmp": Assurance(
-                enforced=True, how=f"/tmp is a tmpfs of {spec.limits.tmp_bytes / 2**20:.4g} MiB"
-            ),
-            "disk": Assurance(
-                enforced=spec.limits.disk_bytes is not None,
-                how="an ext4 image of that size"
-                if spec.limits.disk_bytes is not None
-                else "no limit was asked for",
-            ),
-            "lifetime": Assurance(enforced=True, how="the cave's own PID 1 ends it"),
-            "browser": Assurance(
-                enforced=False,
-                how="Chromium runs without its own sandbox here: the cave around it is the barrier",
-            ),
-        }
-        for name, (enforced, how) in self._cgroups.assurance(spec.limits).items():
-            if name == "pids" and not enforced and spec.limits.pids is not None:
-                enforced, how = True, "RLIMIT_NPROC, counted in the cave's user namespace"
-            if name == "memory" and not enforced and spec.limits.memory_bytes is not None:
-                how += "; each process by itself is held by RLIMIT_DATA"
-            lines[name] = Assurance(enforced=enforced, how=how)
-        return lines
 
     def _launch(self, cave: CaveDir, spec: CaveSpec, uid: int, gid: int) -> None:
         """Start the cave's processes; the caller holds the lock and cleans up."""
@@ -486,45 +450,6 @@ class LocalBackend(Backend):
         cave = self.state.find(cave_id)
         async for piece in tail(cave.log, lambda: follow and cave.alive()):
             yield piece
-
-
-def _make_disk(image: Path, size_bytes: int, uid: int, gid: int) -> None:
-    """An ext4 image that holds the cave's folders, owned by its user. Raises BackendUnavailable."""
-    seed = image.with_suffix(".seed")
-    for name in ("run", "home", "workspace"):
-        (seed / name).mkdir(0o700, parents=True)
-        os.chown(seed / name, uid, gid)
-    seed.chmod(0o711)
-    command = [
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-m",
-        "0",
-        "-O",
-        "^has_journal",
-        "-d",
-        str(seed),
-        str(image),
-        f"{size_bytes >> 10}k",
-    ]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=60,
-            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise BackendUnavailable(
-            f"cannot make the cave's disk: {exc}", hint="apt-get install e2fsprogs"
-        ) from exc
-    finally:
-        shutil.rmtree(seed)
-    if done.returncode:
-        raise BackendUnavailable(f"cannot make the cave's disk: {done.stderr[-300:]}")
 
 
 def _last_words(log: Path) -> str:
