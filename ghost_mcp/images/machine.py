@@ -1,4 +1,4 @@
-# Only this file reads the machine's own settings of pip, npm and apt. They enter a build as secrets, never a layer.
+# Only this file reads the machine's own settings of pip, npm and apt for a build: they enter as secrets, never a layer.
 """What a build needs to reach the package registries that this machine uses."""
 
 from __future__ import annotations

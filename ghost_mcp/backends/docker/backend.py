@@ -38,6 +38,7 @@ from ghost_mcp.backends.docker.finding import Finder
 from ghost_mcp.backends.docker.images import Images
 from ghost_mcp.backends.docker.stream import ExecStream
 from ghost_mcp.backends.local.door import state_folder
+from ghost_mcp.backends.relays import begun
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 __all__ = ["DockerBackend", "Made"]
 
 GONE_S = 30.0
-READY_S = 20.0
 STOP_S = 5
 PAUSE_S = 0.05
 FREEZES = 3
@@ -507,17 +507,9 @@ class DockerBackend(Backend):
         except (Conflict, CaveNotFound) as exc:
             raise CaveGone("the cave has ended") from exc
         stream = ExecStream(opened.stream, opened.buffered)
-        try:
-            with anyio.fail_after(READY_S):
-                await stream.begin()
-                if not stream.framed:
-                    await self._check_ran(container, made["Id"], stream.opening)
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                await stream.aclose()
-            if isinstance(exc, TimeoutError | anyio.EndOfStream | anyio.BrokenResourceError):
-                raise CaveGone(f"no warden answers: {stream.last_words}") from exc
-            raise
+        async with begun(stream):
+            if not stream.framed:
+                await self._check_ran(container, made["Id"], stream.opening)
         return stream
 
     async def _check_ran(self, container: str, relay: str, said: str) -> None:

@@ -14,6 +14,7 @@ from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.finding import core
 from ghost_mcp.backends.kubernetes.manifests import CAVE, RELAY
 from ghost_mcp.backends.kubernetes.watcher import Watcher
+from ghost_mcp.backends.relays import begun
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, InvalidArgument
 from ghost_mcp.warden.link import Link
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Starter", "check_hope"]
 
 START_S = 180.0
-READY_S = 20.0
 HOLD_S = 2.0
 # Reasons for waiting that do not go away by themselves.
 HOPELESS = (
@@ -149,16 +149,8 @@ class Starter:
     async def relay(self, space: str, pod: str) -> ExecStream:
         """A relay in the pod, once the warden has answered through it. Raises CaveGone."""
         stream = await self._cluster.exec(f"{core(space)}/pods/{pod}/exec", RELAY, CAVE)
-        try:
-            with anyio.fail_after(READY_S):
-                await stream.begin()
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                await stream.aclose()
-            if isinstance(exc, TimeoutError | anyio.EndOfStream | anyio.BrokenResourceError):
-                raise CaveGone(f"no warden answers: {stream.last_words}") from exc
-            raise
-        return stream
+        async with begun(stream):
+            return stream
 
     async def link(self, space: str, pod: str) -> Link:
         return await Link.open(await self.relay(space, pod), self.tasks, name=pod)
