@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ghost_mcp.errors import GhostError, Internal, InvalidArgument, NotFound
 from ghost_mcp.reply import Reply
 from ghost_mcp.tool import Call, Effect, Progress, Tool, invoke, silent
+from ghost_mcp.warden.wire import is_deep
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
@@ -100,6 +101,8 @@ class Calls:
         )
         if cave is not None and asked.cave is None:
             return Answer(outcome=InvalidArgument("cave: must be the name of a cave"))
+        if is_deep(own):  # the layers walk through it too
+            return Answer(outcome=InvalidArgument(f"{tool.name}: an argument is nested too deeply"))
         return await self._around(partial(_run, tool), asked)
 
     async def operate(

@@ -59,7 +59,7 @@ class Border:
 
     def _body(self, head: Mapping[str, Any], body: bytes) -> bytes:
         if self._op in _RANGES:
-            start, size = head.get("offset", self._offset), head.get("size")
+            start, size = _count(head.get("offset", self._offset)), head.get("size")
             ends = not head.get("running") and size == start + len(body)
             return self._masker.window(body, begins=start == 0, ends=ends)
         if self._op in _REPORTS and isinstance(head.get("output"), Mapping):

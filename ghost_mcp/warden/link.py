@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Configured", "Link", "LinkStream", "Piped", "configure", "configuring"]
 
 HELLO_S = 20.0
+LAST_CALLS = 5
 STALL_S = 10.0
 MAX_NOTES = 64
 BATCH = 1 << 18  # sent at once of one stream: what others then wait for
@@ -447,6 +448,11 @@ class Link:
             self._break(
                 ProtocolFailure(f"the warden of cave {self.name} broke the protocol: {exc}")
             )
+        except Exception as exc:  # noqa: BLE001 - what nobody foresaw ends this link, and never the hub it is read in
+            _tell(self.name, exc)
+            self._break(
+                ProtocolFailure(f"the warden of cave {self.name} said what nobody can read")
+            )
         finally:  # also when the task group it reads in is cancelled
             self._break(CaveGone(f"the link to cave {self.name} was closed"))
             with anyio.CancelScope(shield=True):
@@ -485,6 +491,16 @@ class Link:
         for stream in list(self._streams.values()):
             stream._fail(exc)
         self._streams.clear()
+
+
+def _tell(name: str, exc: Exception) -> None:
+    """Into the log, and without its text, which the warden may have written."""
+    import logging  # hardly ever
+    import traceback
+
+    where = "".join(traceback.format_tb(exc.__traceback__, limit=-LAST_CALLS))
+    word = type(exc).__name__
+    logging.getLogger(__name__).error("cave %s: %s over what it said\n%s", name, word, where)
 
 
 def configuring(settings: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:

@@ -30,6 +30,7 @@ VERSION = 1
 WINDOW = 1 << 20
 MAX_PAYLOAD = 1 << 18
 MAX_HEAD = 1 << 16
+DEEPEST = 64  # how far the JSON of a head, or of what a client asks, may be nested
 MAX_DATA = 1 << 16
 MAX_STREAMS = 4096
 
@@ -136,7 +137,20 @@ def loads(raw: bytes) -> dict[str, Any]:
         raise ValueError("JSON nested too deep") from None
     if end != len(text) or type(value) is not dict:
         raise ValueError("not one JSON object")
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and is_deep(value):
+        raise ValueError("JSON nested too deep")
     return value
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a JSON value is nested more than DEEPEST times: nobody means that, and much would recurse into it."""
+    level = [value]
+    for _ in range(DEEPEST):
+        parts = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for one in parts for part in one if isinstance(part, (dict, list, tuple))]
+        if not level:
+            return False
+    return True
 
 
 def _message(head: dict[str, Any], body: bytes) -> bytes:

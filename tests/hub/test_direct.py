@@ -33,6 +33,7 @@ SAME = (
     ("file_read", {}),
     ("file_list", {"path": ".", "cave": "no-such"}),
     ("file_list", {"path": ".", "cave": 7}),
+    ("shell_exec", {"command": json.loads("[" * 500 + "]" * 500)}),
 )
 
 

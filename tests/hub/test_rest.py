@@ -208,6 +208,8 @@ async def test_execute_and_the_list_of_tools(http: httpx2.AsyncClient) -> None:
         ("/v1/shell/exec", b"not json", "invalid_argument"),
         ("/v1/shell/exec", b"[1]", "invalid_argument"),
         ("/v1/shell/exec", b"[" * 200_000, "invalid_argument"),
+        ("/v1/shell/exec", b'{"command": ' + b"[" * 900 + b"]" * 900 + b"}", "invalid_argument"),
+        ("/v1/caves", b'{"env": ' + b"[" * 900 + b"]" * 900 + b"}", "invalid_argument"),
         ("/v1/shell/exec", b'{"command": 5}', "invalid_argument"),
         ("/v1/shell/exec", b'{"command": "true", "nope": 1}', "invalid_argument"),
         ("/v1/shell/exec", b'{"command": "true", "timeout": 1, "timeout_s": 1}', "invalid_argument"),

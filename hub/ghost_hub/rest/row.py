@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ghost_hub.principal import principal_of
 from ghost_mcp.errors import GhostError, InvalidArgument
+from ghost_mcp.warden.wire import is_deep
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,7 +28,6 @@ __all__ = ["JSON", "MULTIPART", "RAW", "Ask", "Row", "answer", "parse", "route"]
 
 M = TypeVar("M", bound=BaseModel)
 JSON, MULTIPART, RAW = "application/json", "multipart/form-data", "application/octet-stream"
-MAX_DEPTH_ERROR = "the body is nested too deeply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,8 @@ class Ask:
             ) from None
         if not isinstance(found, dict):
             raise InvalidArgument("the body must be a JSON object")
+        if is_deep(found):
+            raise InvalidArgument("the body is nested too deeply")
         return found
 
 

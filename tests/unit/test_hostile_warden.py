@@ -1,0 +1,99 @@
+"""A warden that answers what no warden does: it hurts its own cave's link, and nothing beside it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from ghost_mcp.errors import GhostError, ProtocolFailure
+from ghost_mcp.secrets.masker import Masker
+from ghost_mcp.sockets import Wired
+from ghost_mcp.warden import wire
+from ghost_mcp.warden.link import Link, LinkStream
+
+PATIENCE_S = 30
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@asynccontextmanager
+async def answering(
+    head: dict[str, Any], *, opens: dict[str, Any] | None = None
+) -> AsyncIterator[Link]:
+    """A link, of a cave with a secret, whose far end answers every operation so; before that it may open a stream."""
+    ours, theirs = (Wired(one) for one in socket.socketpair())
+
+    async def warden() -> None:
+        conn = wire.Connection(hub=False)
+        await theirs.send(conn.send_hello({}))
+        while True:
+            try:
+                frames = conn.receive(await theirs.receive())
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return
+            for frame in frames:
+                if frame.kind == wire.OPEN:
+                    before = b"" if opens is None else conn.open(opens)[1]
+                    await theirs.send(before + conn.send_close(frame.stream, head, b"x"))
+
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(warden)
+            link = await Link.open(ours, tasks, name="hostile")
+            link.masker = Masker({"KEY": b"s3cret-of-a-test"})
+            yield link
+            await link.aclose()
+        await theirs.aclose()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"offset": "x"},
+        {"offset": None, "size": []},
+        {"output": {"1": {"head": -1, "from": {}}}},
+        {"output": {"1": 7}, "running": "yes"},
+        {"path": 3, "data": [None]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("op", ["read", "exec", "output", "search"])
+async def test_an_odd_answer_is_taken_or_refused(op: str, odd: dict[str, Any]) -> None:
+    async with answering({"ok": True, **odd}) as link:
+        try:
+            await link.call(op, {"count": 1})
+        except GhostError as exc:
+            assert exc.code != "internal"
+
+
+@pytest.mark.parametrize("depth", [wire.DEEPEST + 1, 300, 700])
+@pytest.mark.parametrize("ok", [True, False])
+async def test_a_deep_answer_ends_the_link(ok: bool, depth: int) -> None:
+    async with answering({"ok": ok, "code": "conflict", "data": {"x": nested(depth)}}) as link:
+        with pytest.raises(ProtocolFailure):
+            await link.call("stat", {})
+        assert not link.alive
+
+
+async def test_what_nobody_foresaw_ends_one_link_and_not_who_reads_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def odd(stream: LinkStream, head: dict[str, Any]) -> None:
+        raise ZeroDivisionError(head["said"])
+
+    async with answering({"ok": True}, opens={"said": "hostile words"}) as link:
+        link.on_accept = odd
+        with pytest.raises(ProtocolFailure):
+            await link.call("stat", {})
+    assert "ZeroDivisionError" in caplog.text
+    assert "hostile words" not in caplog.text
