@@ -27,6 +27,7 @@ from ghost_mcp import CaveSpec, Ghost, GhostError, State
 from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.errors import BackendUnavailable, CaveGone, CaveNotFound
 from tests import engine_images
+from tests.listening import free_port
 
 pytestmark = pytest.mark.docker
 
@@ -89,8 +90,7 @@ def private() -> Iterator[Private]:
         pytest.skip("not run: only root can start a container engine of its own")
     # A short path: unix sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="ghost-e", dir="/var/tmp"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     engine = Private(folder, port)
     _certificates(folder / "tls")
     _ip("link", "add", engine.bridge, "type", "bridge")
