@@ -18,7 +18,7 @@ from ghost_mcp import __version__
 from ghost_mcp.errors import GhostError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
@@ -54,59 +54,39 @@ link that opens once.
 
 def routes(hub: Hub) -> list[BaseRoute]:
     """The routes of this module; each says what scope it needs."""
-    document = rest.document(rest.rows(hub))
-    listing = _listing()
-    llms = LLMS + "".join(
-        f"- {name}: {tool.title}. {tool.description.splitlines()[0]}\n"
-        for name, tool in hub.calls.tools.items()
-    )
-
-    async def health() -> Response:
-        return answer({"status": "ok"})
+    document, listing, llms = rest.document(rest.rows(hub)), _listing(), _llms(hub)
+    told: list[tuple[str, str, Callable[[], Response]]] = [
+        ("/health", "read", lambda: answer({"status": "ok"})),
+        ("/version", "read", lambda: answer({"name": "ghost", "version": __version__})),
+        ("/metrics", "admin", lambda: _metrics(hub)),
+        ("/mcp/tools", "read", lambda: answer(listing)),
+        ("/openapi.json", "read", lambda: answer(document)),
+        ("/docs", "read", lambda: page("docs.html")),
+        ("/llms.txt", "read", lambda: PlainTextResponse(llms)),
+        ("/", "read", lambda: page("board.html")),
+        ("/terminal/", "read", lambda: page("terminal.html")),
+    ]
 
     async def ready(request: Request) -> Response:
         return await _ready(hub, principal_of(request.scope))
 
-    async def version() -> Response:
-        return answer({"name": "ghost", "version": __version__})
-
-    async def metrics() -> Response:
-        return Response(hub.metrics.text(), media_type=hub.metrics.media_type)
-
-    async def tools() -> Response:
-        return answer(listing)
-
-    async def openapi() -> Response:
-        return answer(document)
-
-    async def docs() -> Response:
-        return page("docs.html")
-
-    async def home() -> Response:
-        return page("board.html")
-
-    async def terminal() -> Response:
-        return page("terminal.html")
-
-    async def llms_txt() -> Response:
-        return PlainTextResponse(llms)
-
-    told: list[tuple[str, str, Callable[[], Awaitable[Response]]]] = [
-        ("/health", "read", health),
-        ("/version", "read", version),
-        ("/metrics", "admin", metrics),
-        ("/mcp/tools", "read", tools),
-        ("/openapi.json", "read", openapi),
-        ("/docs", "read", docs),
-        ("/llms.txt", "read", llms_txt),
-    ]
     return [
         Route("/ready", ready, methods=["GET"]),
         *(_route(*one) for one in told),
-        _route("/", "read", home),
-        _route("/terminal/", "read", terminal),
         Route("/static/{name}", _static, methods=["GET"]),
     ]
+
+
+def _llms(hub: Hub) -> str:
+    """What an agent should know, with a line for each tool."""
+    return LLMS + "".join(
+        f"- {name}: {tool.title}. {tool.description.splitlines()[0]}\n"
+        for name, tool in hub.calls.tools.items()
+    )
+
+
+def _metrics(hub: Hub) -> Response:
+    return Response(hub.metrics.text(), media_type=hub.metrics.media_type)
 
 
 async def _static(request: Request) -> Response:
@@ -114,10 +94,10 @@ async def _static(request: Request) -> Response:
     return page(request.path_params["name"])
 
 
-def _route(path: str, scope: str, tell: Callable[[], Awaitable[Response]]) -> Route:
+def _route(path: str, scope: str, tell: Callable[[], Response]) -> Route:
     async def endpoint(request: Request) -> Response:
         principal_of(request.scope).need(scope)
-        return await tell()
+        return tell()
 
     return Route(path, endpoint, methods=["GET"])
 

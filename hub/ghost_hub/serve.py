@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from starlette.types import ASGIApp
+
     from ghost_hub.settings import HubSettings
     from ghost_hub.tokens import Tokens
     from ghost_mcp.calls import Layer
@@ -49,6 +51,19 @@ def run(
     )
     app = build_app(hub, settings, tokens if settings.auth else None)
     _greet(settings, tokens, address, tell)
+    server = uvicorn.Server(_config(settings, app))
+    try:
+        server.run(sockets=listeners)
+    except KeyboardInterrupt:  # told again after the end, so that a shell sees how it ended
+        pass
+    finally:
+        for one in listeners:
+            one.close()
+    return 0 if server.started else BackendUnavailable.exit_code
+
+
+def _config(settings: HubSettings, app: ASGIApp) -> uvicorn.Config:
+    """How the hub is served. Raises InvalidArgument for a certificate that cannot be used."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -71,15 +86,7 @@ def run(
         config.load()
     except OSError as exc:
         raise InvalidArgument(f"cannot use the certificate or its key: {exc}") from exc
-    server = uvicorn.Server(config)
-    try:
-        server.run(sockets=listeners)
-    except KeyboardInterrupt:  # told again after the end, so that a shell sees how it ended
-        pass
-    finally:
-        for one in listeners:
-            one.close()
-    return 0 if server.started else BackendUnavailable.exit_code
+    return config
 
 
 def _doors(settings: HubSettings, tell: Callable[[str], None]) -> tuple[list[socket.socket], str]:
