@@ -14,6 +14,7 @@ from starlette.routing import Mount
 
 from ghost_hub import about, desktop, opening, preview, rest
 from ghost_hub.guard import Guard
+from ghost_hub.pages import told
 from ghost_hub.preview import PreviewHosts
 from ghost_hub.problem import problem
 from ghost_hub.terminal import Terminals
@@ -70,12 +71,12 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
 
 
 async def _missing(request: Request, exc: Exception) -> Response:
-    return problem(
-        NotFound(
-            f"there is nothing at {request.url.path[:200]}",
-            hint="/openapi.json lists what there is.",
-        )
+    error = NotFound(
+        f"there is nothing at {request.url.path[:200]}", hint="/openapi.json lists what there is."
     )
+    if "text/html" not in request.headers.get("accept", ""):
+        return problem(error)
+    return told("There is nothing here", [error.message], 404, home=True)
 
 
 async def _wrong_method(request: Request, exc: Exception) -> Response:

@@ -59,6 +59,9 @@ async def _open(hub: Hub, name: str, request: Request) -> Response:
         cave = asked.get("cave", "")
         again = f"Then open this address again: `/{quote(name)}/{f'?cave={quote(cave)}' if cave else ''}`"
         return told(
-            "This cannot be shown", [error.message, error.hint, again], details(error)["status"]
+            "This cannot be shown",
+            [error.message, error.hint, again],
+            details(error)["status"],
+            home=True,
         )
     return RedirectResponse(link.url, 303, _HEADERS)

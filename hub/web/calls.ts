@@ -1,6 +1,7 @@
 // The agent's calls as they happen.
 import { type Call, get, query } from "./api";
 import { clock, h, span } from "./dom";
+import { attempt } from "./parts";
 
 const KEPT = 200;
 
@@ -49,7 +50,7 @@ export function activity(place: HTMLElement, cave: string, events: EventTarget):
     if (call.cave === cave || (call.cave === null && cave === "default")) put(call);
   };
   events.addEventListener("call", heard);
-  void get<{ calls: Call[] }>(`/v1/calls${query({ cave })}`).then(({ calls }) => calls.forEach((call) => {
+  void attempt(async () => (await get<{ calls: Call[] }>(`/v1/calls${query({ cave })}`)).calls.forEach((call) => {
     if (!list.querySelector(`[data-call="${CSS.escape(call.id)}"]`)) put(call);
   }));
   return () => events.removeEventListener("call", heard);

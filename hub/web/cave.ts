@@ -1,14 +1,23 @@
 // One cave's page.
-import { type Cave, type Connection, type Limits, type Sample, ask, get, one } from "./api";
+import { type Cave, type Connection, type Limits, Refusal, type Sample, ask, get, one } from "./api";
 import { activity } from "./calls";
 import { bytes, chart, clock, h } from "./dom";
 import { files } from "./files";
 import { actions, uses } from "./overview";
-import { attempt, button, state } from "./parts";
+import { attempt, button, refill, state } from "./parts";
 import { pages, previews, services } from "./services";
 
 const TABS = ["Activity", "Files", "Usage", "Network", "Previews", "Services", "Log", "Walls"] as const;
 const LOG_CHARS = 200_000;
+
+async function found(name: string): Promise<Cave | null> {
+  try {
+    return await get<Cave>(one(name));
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null;
+    throw error;
+  }
+}
 
 export function cavePage(main: HTMLElement, name: string, wanted: string, events: EventTarget): () => void {
   const here = TABS.find((tab) => tab.toLowerCase() === wanted) ?? "Activity";
@@ -18,13 +27,24 @@ export function cavePage(main: HTMLElement, name: string, wanted: string, events
   const tabs = h("nav", { class: "tabs", "aria-label": `Views of ${name}` }, ...TABS.map((tab) =>
     h("a", { href: `#/cave/${encodeURIComponent(name)}/${tab.toLowerCase()}`, "aria-current": tab === here ? "page" : false }, tab)));
   main.replaceChildren(h("p", {}, h("a", { href: "#/" }, "← All caves")), head, links, tabs, panel);
-  let ended = false;
+  tabs.querySelector("[aria-current]")!.scrollIntoView({ block: "nearest", inline: "nearest" }); // a phone's are wider than it
+  let ended = false, gone = false;
   const draw = () => void attempt(async () => {
-    const cave = await get<Cave>(one(name));
+    const cave = await found(name);
     if (ended) return;
-    head.replaceChildren(h("h1", {}, name), state(cave.state), h("span", { class: "quiet" }, cave.backend), h("span", { class: "row end" }, ...actions(cave, () => draw())));
-    const found = cave.state === "running" ? await pages(name) : [];
-    if (!ended) links.replaceChildren(...found);
+    if (!cave) { // destroyed meanwhile, or never there: its views would only show that there is nothing
+      gone = true;
+      leave();
+      tabs.remove();
+      links.replaceChildren();
+      head.replaceChildren(h("h1", {}, name));
+      panel.replaceChildren(h("p", {}, "There is no cave of this name."));
+      return;
+    }
+    if (gone) return void dispatchEvent(new Event("hashchange")); // made anew: all is shown anew
+    refill(head, h("h1", {}, name), state(cave.state), h("span", { class: "quiet" }, cave.backend), h("span", { class: "row end" }, ...actions(cave, () => draw())));
+    const doors = cave.state === "running" ? await pages(name) : [];
+    if (!ended) refill(links, ...doors);
   });
   draw();
   const changed = (event: Event) => { if ((event as CustomEvent<{ cave: string }>).detail.cave === name) draw(); };
@@ -66,8 +86,13 @@ function usage(panel: HTMLElement, name: string): () => void {
 }
 
 function network(panel: HTMLElement, name: string): () => void {
+  let drawn = "";
   const draw = () => attempt(async () => {
-    const { mode, connections } = await get<{ mode: string; connections: Connection[] }>(`${one(name)}/egress`);
+    const told = await get<{ mode: string; connections: Connection[] }>(`${one(name)}/egress`);
+    const now = JSON.stringify(told);
+    if (now === drawn) return; // who reads, or has scrolled, is not disturbed
+    drawn = now;
+    const { mode, connections } = told;
     const rows = connections.slice().reverse().map((c) => h("tr", { class: c.event === "refused" ? "bad" : "" },
       h("td", {}, clock(c.at)), h("td", {}, c.event), h("td", {}, h("code", {}, c.target)), h("td", {}, c.why || c.rule || ""),
       h("td", {}, c.event === "closed" ? `${bytes(c.sent_bytes)} out, ${bytes(c.received_bytes)} in` : "")));

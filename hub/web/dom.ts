@@ -44,6 +44,8 @@ export function span(seconds: number): string {
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
 }
 
+export const age = (seconds: number): string => (seconds < 60 ? "just made" : `${span(seconds)} old`);
+
 export const clock = (at: number): string => new Date(at * 1000).toLocaleTimeString();
 
 /** A line of numbers with the area below it. What it shows is said in ``label`` for those who do not see it. */

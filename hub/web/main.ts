@@ -8,12 +8,25 @@ const main = document.querySelector("main")!;
 const live = document.getElementById("live")!;
 let leave = (): void => undefined;
 
+let cave: string | undefined;
+
 function show(): void {
   leave();
   const [, kind, name, tab] = location.hash.split("/");
-  const cave = kind === "cave" && name ? decodeURIComponent(name) : "";
+  const before = cave, held = main.contains(document.activeElement);
+  cave = kind === "cave" && name ? named(name) : "";
   document.title = cave ? `${cave} · Ghost` : "Ghost";
   leave = cave ? cavePage(main, cave, tab ?? "", events) : overview(main, events);
+  // What was followed is gone: the keyboard goes on from the view that was chosen, or from the start of another page.
+  if (held) (cave === before ? main.querySelector<HTMLElement>("nav [aria-current]") ?? main : main).focus();
+}
+
+function named(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return ""; // an address that somebody has cut off
+  }
 }
 
 function listen(): void {

@@ -1,7 +1,7 @@
 // All caves of the owner.
 import { type Cave, type Limits, type Sample, ask, get, one, post } from "./api";
-import { bytes, chart, h, span } from "./dom";
-import { button, confirmed, dialog, say, state, use } from "./parts";
+import { age, bytes, chart, h } from "./dom";
+import { FOCUS_KEY, button, confirmed, dialog, refill, say, state, use } from "./parts";
 
 interface Stats { caves: Record<string, { limits: Limits; samples: Sample[] }> }
 
@@ -18,7 +18,7 @@ export function actions(cave: Cave, changed: () => void): HTMLElement[] {
   });
   const running = cave.state === "running";
   return [
-    running ? button("Stop", act("stop", "stopped"), { "aria-label": `Stop ${cave.name}` }) : button("Start", act("start", "running"), { "aria-label": `Start ${cave.name}` }),
+    running ? button("Stop", act("stop", "stopped"), { "aria-label": `Stop ${cave.name}`, [FOCUS_KEY]: cave.name }) : button("Start", act("start", "running"), { "aria-label": `Start ${cave.name}`, [FOCUS_KEY]: cave.name }),
     button("Destroy", destroy, { class: "danger", "aria-label": `Destroy ${cave.name}` }),
   ];
 }
@@ -41,8 +41,8 @@ function card(cave: Cave, stats: Stats["caves"][string] | undefined, changed: ()
   const cpus = samples.map((sample) => sample.cpus);
   const running = cave.state === "running";
   return h("li", { class: "card" },
-    h("div", { class: "row" }, h("h2", {}, h("a", { href: `#/cave/${encodeURIComponent(cave.name)}` }, cave.name)), state(cave.state)),
-    h("p", { class: "quiet" }, `${cave.backend}${cave.spec.image ? ` · ${cave.spec.image}` : ""} · ${span(Date.now() / 1000 - cave.created_at)} old`),
+    h("div", { class: "row" }, h("h2", {}, h("a", { href: `#/cave/${encodeURIComponent(cave.name)}`, [FOCUS_KEY]: `open ${cave.name}` }, cave.name)), state(cave.state)),
+    h("p", { class: "quiet" }, `${cave.backend}${cave.spec.image ? ` · ${cave.spec.image}` : ""} · ${age(Date.now() / 1000 - cave.created_at)}`),
     running ? chart(cpus, stats?.limits.cpus ?? 1, `Processors in use by ${cave.name} in the last five minutes`) : null,
     running ? h("div", { class: "uses" }, ...uses(stats?.limits, samples.at(-1))) : h("p", { class: "quiet" }, "Not running; its files are kept."),
     h("div", { class: "row end" }, ...actions(cave, changed)));
@@ -83,10 +83,8 @@ export function overview(main: HTMLElement, events: EventTarget): () => void {
   const draw = async () => {
     const [{ caves }, stats] = await Promise.all([get<{ caves: Cave[] }>("/v1/caves"), get<Stats>("/v1/stats")]);
     if (ended) return;
-    const held = document.activeElement?.getAttribute("aria-label");
-    list.replaceChildren(...caves.map((cave) => card(cave, stats.caves[cave.name], redraw)));
+    refill(list, ...caves.map((cave) => card(cave, stats.caves[cave.name], redraw)));
     if (!caves.length) list.append(h("li", { class: "empty" }, h("p", {}, "No caves yet."), h("p", { class: "quiet" }, "An agent's first call makes one, and so does the button above.")));
-    if (held) list.querySelector<HTMLElement>(`[aria-label="${CSS.escape(held)}"]`)?.focus();
   };
   const redraw = () => void draw().catch((error) => say(String(error.message), true));
   main.replaceChildren(h("div", { class: "row" }, h("h1", {}, "Caves"), button("New cave", () => create(redraw), { class: "main" })), list);

@@ -2,6 +2,8 @@
 import { Refusal } from "./api";
 import { h } from "./dom";
 
+/** The attribute that says which thing takes another's place when its label changes with what it does. */
+export const FOCUS_KEY = "data-key";
 let shown = 0;
 
 /** Say a thing to everybody, also to those who listen to the page. */
@@ -21,12 +23,21 @@ export async function attempt(act: () => Promise<void>): Promise<void> {
   }
 }
 
+/** Replace what stands in a place. Who has the focus there keeps it: on what has the same key, or the same label. */
+export function refill(place: Element, ...content: (Node | string)[]): void {
+  const held = place.contains(document.activeElement) ? document.activeElement! : null;
+  const name = held?.hasAttribute(FOCUS_KEY) ? FOCUS_KEY : "aria-label", value = held?.getAttribute(name);
+  place.replaceChildren(...content);
+  if (value) place.querySelector<HTMLElement>(`[${name}="${CSS.escape(value)}"]`)?.focus();
+}
+
 export function button(text: string, act: () => Promise<void> | void, props: Record<string, unknown> = {}): HTMLButtonElement {
   const made = h("button", { type: "button", ...props }, text);
   made.addEventListener("click", async () => {
-    made.disabled = true;
+    if (made.ariaDisabled) return; // and not disabled, which would lose the focus
+    made.ariaDisabled = "true";
     await attempt(async () => { await act(); });
-    made.disabled = false;
+    made.ariaDisabled = null;
   });
   return made;
 }

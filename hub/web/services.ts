@@ -1,12 +1,12 @@
 // What runs in a cave for whoever dials it: ports that an agent's programs listen on, and services that Ghost starts.
 import { type Service, get, one, post } from "./api";
 import { bytes, h } from "./dom";
-import { attempt, button, say } from "./parts";
+import { FOCUS_KEY, attempt, button, refill, say } from "./parts";
 
 const WAIT_MS = 700;
 /** A service for programs, which has nothing to show. */
 const SILENT = "kernels";
-const TITLES: Record<string, string> = { vnc: "Desktop", "code-server": "VS Code", jupyter: "JupyterLab" };
+const TITLES: Record<string, string> = { vnc: "Desktop", "code-server": "VS Code", jupyter: "JupyterLab", kernels: "Jupyter kernels" };
 
 const door = (service: string, cave: string): string => `/services/${encodeURIComponent(service)}/?${new URLSearchParams({ cave })}`;
 const away = { class: "button", target: "_blank", rel: "noopener" };
@@ -48,7 +48,7 @@ export function previews(panel: HTMLElement, name: string, events: EventTarget):
   const draw = async () => {
     const { ports } = await get<{ ports: number[] }>(`${one(name)}/previews`);
     none.textContent = ports.length ? "" : "Nothing listens in this cave.";
-    list.replaceChildren(...ports.map((port) => h("li", {}, h("span", { class: "name" }, "Port ", h("code", {}, port)), button("Open", () => show(name, port), { "aria-label": `Open port ${port}` }))));
+    refill(list, ...ports.map((port) => h("li", {}, h("span", { class: "name" }, "Port ", h("code", {}, port)), button("Open", () => show(name, port), { "aria-label": `Open port ${port}` }))));
   };
   panel.replaceChildren(h("p", {}, "What programs in the cave serve, each at an address of its own. No port of this machine is opened."),
     list, none, h("div", { class: "row" }, form, button("Look again", draw)));
@@ -66,7 +66,7 @@ export function previews(panel: HTMLElement, name: string, events: EventTarget):
 
 export function services(panel: HTMLElement, name: string): () => void {
   const list = h("ul", { class: "cards" });
-  const draw = async () => list.replaceChildren(...(await known(name)).map(card));
+  const draw = async () => refill(list, ...(await known(name)).map(card));
   const act = (service: Service, word: string) => async () => {
     await post(`${one(name)}/services/${encodeURIComponent(service.name)}/${word}`);
     await draw();
@@ -79,7 +79,7 @@ export function services(panel: HTMLElement, name: string): () => void {
       h("p", {}, service.about || service.name),
       live ? h("p", { class: "quiet" }, `${bytes(service.memory_bytes)}${service.restarts ? `, started again ${service.restarts} times` : ""}`) : null,
       service.state === "missing" ? h("p", { class: "quiet" }, service.hint) : h("div", { class: "row end" },
-        live ? button("Stop", act(service, "stop"), { "aria-label": `Stop ${service.name}` }) : button("Start", act(service, "start"), { "aria-label": `Start ${service.name}` }),
+        live ? button("Stop", act(service, "stop"), { "aria-label": `Stop ${service.name}`, [FOCUS_KEY]: service.name }) : button("Start", act(service, "start"), { "aria-label": `Start ${service.name}`, [FOCUS_KEY]: service.name }),
         service.name === SILENT ? null : h("a", { ...away, href: door(service.name, name), "aria-label": `Open ${TITLES[service.name] ?? service.name}` }, "Open")));
   };
   panel.replaceChildren(h("p", {}, "Programs that the cave keeps running for whoever opens them: started on first use, stopped when idle."), list, h("div", { class: "row" }, button("Look again", draw)));

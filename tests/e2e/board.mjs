@@ -53,6 +53,7 @@ const preview = async (page) => {
   assert.equal(await opened.evaluate(() => globalThis.opener), null);
   await opened.close();
 };
+const focused = (page, text) => page.waitForFunction((text) => document.activeElement?.textContent === text, text);
 const see = (page, text) => page.getByText(text).first().waitFor();
 
 try {
@@ -112,6 +113,7 @@ try {
 
   for (const tab of ["Usage", "Network", "Previews", "Services", "Log", "Walls"]) {
     await page.getByRole("navigation", { name: "Views of dev" }).getByRole("link", { name: tab }).click();
+    await focused(page, tab); // and not lost with the view that is gone
     if (tab === "Usage") await page.getByRole("img", { name: /Memory in the last hour/ }).waitFor();
     if (tab === "Network") await see(page, "This cave has no network");
     if (tab === "Previews") await preview(page);
@@ -129,8 +131,12 @@ try {
   await check(phone, "phone-dark-activity");
   assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
 
-  await page.getByRole("button", { name: "Stop dev" }).click();
-  await page.getByRole("button", { name: "Start dev" }).waitFor();
+  await page.goto(`${url}/#/cave/nobody`);
+  await see(page, "There is no cave of this name");
+  await check(page, "nobody");
+  await page.goto(`${url}/#/cave/dev`);
+  await page.getByRole("button", { name: "Stop dev" }).press("Enter");
+  await focused(page, "Start");
   await page.getByRole("link", { name: "All caves" }).click();
   await page.getByRole("button", { name: "Destroy dev" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Destroy" }).click();

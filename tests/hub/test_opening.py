@@ -104,11 +104,31 @@ async def test_what_cannot_be_shown_is_a_page_with_the_way_out(
         ("/services/kernels/", 404),
     ):
         assert (await api.get(path, headers=PAGE)).status_code == status, path
+    assert '<a href="/">All caves</a>' in (await api.get("/vnc/?cave=nobody", headers=PAGE)).text
     assert (await api.head("/jupyter/")).status_code == 200  # starts nothing
     reader = {"Authorization": f"Bearer {hub.make_token(scope='read')}"}
     assert (await api.get("/vnc/", headers=reader)).status_code == 403
     async with httpx2.AsyncClient(base_url=hub.url, timeout=60) as stranger:
         assert (await stranger.get("/vnc/")).status_code == 401
+
+
+async def test_an_address_with_nothing_is_told_to_people_and_to_programs(
+    api: httpx2.AsyncClient,
+) -> None:
+    told = await api.get("/nothing/<b>", headers=PAGE)
+    assert told.status_code == 404
+    assert "There is nothing at /nothing/&lt;b&gt;" in told.text
+    assert '<a href="/">All caves</a>' in told.text
+    assert (await api.get("/nothing")).json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize(("agent", "how"), [("Mobile Safari", "scale"), ("Chrome", "remote")])
+async def test_a_desktop_is_seen_whole_on_a_telephone(
+    hub: Served, api: httpx2.AsyncClient, agent: str, how: str
+) -> None:
+    host, cookie = await cookie_for(hub, api)
+    page = await visit(hub, f"http://{host}/", **{"Cookie": cookie, "User-Agent": agent})
+    assert f"&resize={how}" in page.headers["location"]
 
 
 async def cookie_for(hub: Served, api: httpx2.AsyncClient, query: str = "") -> tuple[str, str]:

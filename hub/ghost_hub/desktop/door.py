@@ -64,13 +64,18 @@ async def _serve(scope: Scope, receive: Receive, send: Send, place: Place, *, lo
         return
     if scope["method"] not in ("GET", "HEAD"):
         raise Unsupported("a desktop's page is only read", code="wrong_method")
-    await (await _page(scope["path"], place, looks=looks))(scope, receive, send)
+    fits = looks or b"Mobi" in dict(scope["headers"]).get(b"user-agent", b"")
+    await (await _page(scope["path"], place, looks=looks, fits=fits))(scope, receive, send)
 
 
-async def _page(path: str, place: Place, *, looks: bool) -> Response:
-    """A file of noVNC's. Raises NotFound, which says how a cave comes by it."""
+async def _page(path: str, place: Place, *, looks: bool, fits: bool) -> Response:
+    """A file of noVNC's. Raises NotFound, which says how a cave comes by it.
+
+    ``fits``: the desktop is made small enough to be seen whole; else it takes the size that it is seen in, of which on a
+    telephone hardly anything of the agent's browser would be left.
+    """
     if path == "/":
-        how = "view_only=true&resize=scale" if looks else "resize=remote"
+        how = f"resize={'scale' if fits else 'remote'}{'&view_only=true' if looks else ''}"
         return RedirectResponse(f"{_PAGE}&{how}", 303)
     kind = _KINDS.get(path.rpartition(".")[2])
     if kind is None or _PATH.fullmatch(path) is None:

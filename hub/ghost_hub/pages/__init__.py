@@ -58,14 +58,18 @@ def signed_out() -> Response:
     return told("You are signed out", _SIGNED_OUT.splitlines(), 401)
 
 
-def told(title: str, paragraphs: Iterable[str], status: int) -> Response:
-    """A page that needs no other file: what a person is told instead of what was asked for. `` `x` `` is code."""
+def told(title: str, paragraphs: Iterable[str], status: int, *, home: bool = False) -> Response:
+    """A page that needs no other file: what a person is told instead of what was asked for. `` `x` `` is code.
+
+    ``home``: with a link to the dashboard, which is at the same host.
+    """
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'"
     headers = {**_HEADERS, "Content-Security-Policy": policy}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     sentences = (f"{one[0].upper()}{one[1:]}".rstrip(".") + "." for one in paragraphs if one)
     text = "\n".join(f"<p>{_CODE.sub(_CODED, escape(one))}</p>" for one in sentences)
+    text += '\n<p><a href="/">All caves</a></p>' if home else ""
     body = _PLAIN.format(title=escape(title), style=_STYLE, text=text)
     return Response(body, status, media_type="text/html", headers=headers)
 
