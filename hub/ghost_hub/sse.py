@@ -66,11 +66,12 @@ class Sse:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await session.say(_event("endpoint", f"{MESSAGES}?session_id={name}"))
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_gone, receive, tasks.cancel_scope)
-                options = self._server.create_initialization_options()
-                await self._server.run(arriving, session, options)
-                tasks.cancel_scope.cancel()
+            with session.scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_gone, receive, session.scope)
+                    options = self._server.create_initialization_options()
+                    await self._server.run(arriving, session, options)
+                    session.scope.cancel()
         finally:
             del self._sessions[name]
             incoming.close()
@@ -98,7 +99,7 @@ class Sse:
 class _Session:
     """One client, and the SDK's write stream to it."""
 
-    __slots__ = ("_send", "incoming", "owner")
+    __slots__ = ("_send", "incoming", "owner", "scope")
 
     def __init__(
         self,
@@ -107,14 +108,21 @@ class _Session:
         send: Send,
     ) -> None:
         self.owner, self.incoming, self._send = owner, incoming, send
+        #: It lives in this.
+        self.scope = anyio.CancelScope()
 
     async def say(self, event: bytes) -> None:
         """Waits while the client is slow. To one that has gone, the server sends nothing."""
         await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def ping(self) -> None:
-        with anyio.move_on_after(PING_S):  # one that does not read holds the others up no longer
-            await self.say(b": ping\r\n\r\n")
+        try:
+            with anyio.move_on_after(
+                PING_S
+            ):  # one that does not read holds the others up no longer
+                await self.say(b": ping\r\n\r\n")
+        except Exception:  # noqa: BLE001 - its token is no longer valid, or it broke: that ends it, and no other
+            self.scope.cancel()
 
     async def send(self, item: SessionMessage) -> None:
         text = item.message.model_dump_json(by_alias=True, exclude_unset=True)

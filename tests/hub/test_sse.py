@@ -6,9 +6,20 @@ import json
 import time
 from contextlib import AsyncExitStack
 
+import anyio
+import anyio.lowlevel
 import httpx2
+import pytest
+from anyio.abc import TaskStatus
+from starlette.types import Message, Send
 
+from ghost_hub import sse
+from ghost_hub.answered import Refused
+from ghost_hub.hub import Hub
+from ghost_hub.principal import LOCAL, PRINCIPAL
 from ghost_hub.serve import GRACE_S
+from ghost_hub.sse import Sse
+from ghost_mcp.errors import Unauthenticated
 from tests.serving import serving
 
 CONFIG = "bounds:\n  sessions: 2\n"
@@ -33,6 +44,41 @@ async def test_at_most_so_many_and_gone_is_gone() -> None:
 async def _opens(http: httpx2.AsyncClient) -> int:
     async with http.stream("GET", "/sse") as answer:
         return answer.status_code
+
+
+async def test_one_that_may_hear_no_more_ends_and_nobody_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its token was revoked, say: what it is told next finds that out, and be it a ping of all sessions."""
+    monkeypatch.setattr(sse, "PING_S", 0.05)
+    sessions, heard = Sse(Hub().server, most=2), anyio.Event()
+    scope = {"type": "http", "headers": [], PRINCIPAL: LOCAL}
+    revoked = False
+
+    async def refuse(message: Message) -> None:
+        if revoked:
+            raise Refused(Unauthenticated("the token is not valid any more"))
+
+    async def hear(message: Message) -> None:
+        if b"ping" in message.get("body", b"") and revoked:
+            heard.set()
+
+    async def listen(send: Send, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        await sessions.listen(dict(scope), anyio.sleep_forever, send)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sessions.ping)
+            for send in (refuse, hear):
+                await tasks.start(listen, send)
+            while len(sessions._sessions) < 2:
+                await anyio.lowlevel.checkpoint()
+            revoked = True
+            while len(sessions._sessions) > 1:
+                await anyio.sleep(0.01)
+            await heard.wait()
+            tasks.cancel_scope.cancel()
 
 
 async def test_no_message_is_a_clear_refusal() -> None:
