@@ -58,6 +58,7 @@ export function files(place: HTMLElement, cave: string): () => void {
       if ((event.ctrlKey || event.metaKey) && event.key === "s") { event.preventDefault(); void attempt(save); }
     });
     editor.replaceChildren(h("h3", {}, path), area, h("div", { class: "row end" }, button("Close", () => editor.replaceChildren()), button("Save", save, { class: "main" })));
+    area.setSelectionRange(0, 0); // a text is read from its start
     area.focus();
   };
   const upload = (given: Iterable<File>) => attempt(async () => {

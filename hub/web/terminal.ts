@@ -97,14 +97,18 @@ function over(text: string): void {
   history.replaceState(null, "", `?${new URLSearchParams({ cave: choice.value })}`);
 }
 
+function name(cave: string): void {
+  document.title = `${cave} · Terminal · Ghost`;
+  document.querySelector<HTMLAnchorElement>("#back")!.href = `/#/cave/${encodeURIComponent(cave)}`;
+}
+
 function start(cave: string, id: string): void {
   session?.leave();
   typing = null;
   typed = false;
   tell("connecting", "busy");
   take.hidden = fresh.hidden = true;
-  document.title = `${cave} · Terminal · Ghost`;
-  document.querySelector<HTMLAnchorElement>("#back")!.href = `/#/cave/${encodeURIComponent(cave)}`;
+  name(cave);
   term.reset();
   const mine: Session = new Session(cave, id, (message) => { if (session === mine) heard(message); }, (gone) => {
     if (session !== mine) return;
@@ -126,8 +130,12 @@ choice.addEventListener("change", () => start(choice.value, ""));
 
 void attempt(async () => {
   const words = new URLSearchParams(location.search);
-  const names = (await get<{ caves: Cave[] }>("/v1/caves")).caves.filter((one) => one.state === "running").map((one) => one.name);
+  const { caves } = await get<{ caves: Cave[] }>("/v1/caves");
+  const names = caves.filter((one) => one.state === "running").map((one) => one.name);
   const wanted = words.get("cave") ?? names[0] ?? "default"; // which the first call makes
   choice.replaceChildren(...[...new Set([wanted, ...names])].sort().map((name) => h("option", { value: name, selected: name === wanted }, name)));
-  start(wanted, words.get("session") ?? "");
+  const resting = caves.find((one) => one.name === wanted && !names.includes(wanted));
+  if (!resting) return start(wanted, words.get("session") ?? "");
+  name(wanted);
+  over(`${wanted} is ${resting.state}: start it first`);
 });

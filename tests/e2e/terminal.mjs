@@ -134,6 +134,9 @@ try {
   await check(phone, "terminal-phone-dark");
   await phone.keyboard.type("exit\n");
   await state(phone, "ended");
+
+  await phone.goto(`${url}/terminal/?cave=resting`);
+  await state(phone, "resting is stopped: start it first");
   assert.deepEqual(errors, []);
   console.log(JSON.stringify({ flood_ms: flood }));
 } catch (error) {

@@ -17,8 +17,11 @@ from tests.serving import Served
 def test_a_person_types_and_others_look_on(served: Served) -> None:
     headers = {"Authorization": f"Bearer {served.token}"}
     with httpx2.Client(base_url=served.url, headers=headers, timeout=60) as http:
-        http.post("/v1/caves", json={"name": "page"}).raise_for_status()
+        for name in ("page", "resting"):
+            http.post("/v1/caves", json={"name": name}).raise_for_status()
+        http.post("/v1/caves/resting/stop").raise_for_status()
         reader = served.make_token("", "read")
         done = drive("terminal.mjs", served.url, served.token, reader, "page")
-        http.delete("/v1/caves/page").raise_for_status()
+        for name in ("page", "resting"):
+            http.delete(f"/v1/caves/{name}").raise_for_status()
     assert done["flood_ms"] < MOST_S * 1000
