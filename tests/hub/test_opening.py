@@ -153,6 +153,7 @@ async def test_who_may_only_look_is_heard_with_nothing_else(
         host="127.0.0.1",
         port=hub.port,
         additional_headers=headers,
+        open_timeout=60,
         origin=f"http://{host}",  # type: ignore[arg-type]
         subprotocols=["binary"],  # type: ignore[list-item]
         proxy=None,

@@ -99,7 +99,13 @@ async def test_a_websocket_is_carried_both_ways(web: Served) -> None:
     url = web.url.replace("http", "ws") + f"{PREFIX}/ws?x=1"
     headers = {"Authorization": f"Bearer {web.token}"}
     origin = web.url
-    async with connect(url, additional_headers=headers, origin=origin, max_size=None) as socket:  # type: ignore[arg-type]
+    async with connect(
+        url,
+        additional_headers=headers,
+        origin=origin,  # type: ignore[arg-type]
+        max_size=None,
+        open_timeout=60,
+    ) as socket:
         seen = dict(json.loads(await socket.recv()))
         assert seen["origin"] == "http://localhost:8000"
         assert seen["host"] == "localhost:8000"
@@ -108,7 +114,7 @@ async def test_a_websocket_is_carried_both_ways(web: Served) -> None:
             await socket.send(data)
             assert await socket.recv() == data
         await socket.close(4321)
-    async with connect(url, additional_headers=headers) as socket:
+    async with connect(url, additional_headers=headers, open_timeout=60) as socket:
         await socket.recv()
         with pytest.raises(ConnectionClosed):
             await socket.send(b"x" * (17 << 20))

@@ -34,7 +34,7 @@ def opened(
 ) -> connect:
     url = f"{hub.url.replace('http', 'ws')}/v1/shell/ws?cave={cave}{query}"
     headers = {"Authorization": f"Bearer {token or hub.token}"}
-    return connect(url, additional_headers=headers, max_size=None)
+    return connect(url, additional_headers=headers, max_size=None, open_timeout=60)
 
 
 async def say(socket: ClientConnection, kind: str, data: Any = None) -> None:
@@ -186,9 +186,9 @@ async def test_a_port_of_its_own_for_wscat() -> None:
         )
         url = f"ws://127.0.0.1:{port}"
         with pytest.raises(InvalidStatus):
-            await connect(url)
+            await connect(url, open_timeout=60)
         async with connect(
-            url, additional_headers={"Authorization": f"Bearer {hub.token}"}
+            url, additional_headers={"Authorization": f"Bearer {hub.token}"}, open_timeout=60
         ) as socket:
             await socket.send("echo $((6 * 7))abc; exit")
             assert "42abc" in "".join([str(text) async for text in socket])
@@ -258,6 +258,11 @@ async def test_t6_a_terminal_wants_more_than_a_cookie(hub: Served) -> None:
         ("?mode=odd", cookie, hub.url, 400),
     ):
         with pytest.raises(InvalidStatus) as refused:
-            async with connect(url + query, additional_headers=headers, origin=origin):  # type: ignore[arg-type]
+            async with connect(
+                url + query,
+                additional_headers=headers,
+                origin=origin,  # type: ignore[arg-type]
+                open_timeout=60,
+            ):
                 pass
         assert refused.value.response.status_code == status
