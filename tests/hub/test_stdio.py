@@ -261,7 +261,8 @@ async def test_a_second_signal_ends_it_at_once(environment: dict[str, str], ghos
             wire.process.terminate()
             with anyio.move_on_after(0.05):
                 await wire.process.wait()
-        assert await wire.ended() == 128 + signal.SIGTERM
+        # Whoever is told once more while it goes is ended by that: to a shell the two are one.
+        assert await wire.ended() in (128 + signal.SIGTERM, -signal.SIGTERM)
     await until(ghost, 0)  # the cave ends by itself
 
 
