@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ghost_mcp._version import __version__
 
 if TYPE_CHECKING:
-    from ghost_mcp.cave import Cave, ExecResult, FileContent, Process
+    from ghost_mcp.cave import Cave, FileContent
     from ghost_mcp.errors import GhostError
     from ghost_mcp.ghost import Ghost
     from ghost_mcp.lifecycle import State
     from ghost_mcp.pool import PoolPlan
+    from ghost_mcp.process import ExecResult, Process
     from ghost_mcp.spec import Assurance, CaveInfo, CaveSpec, Limits, NetworkPolicy, Project, Usage
 
 __all__ = [
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Cave", "ExecResult", "FileContent", "Process"), "cave"),
+    **dict.fromkeys(("Cave", "FileContent"), "cave"),
+    **dict.fromkeys(("ExecResult", "Process"), "process"),
     **dict.fromkeys(
         ("Assurance", "CaveInfo", "CaveSpec", "Limits", "NetworkPolicy", "Project", "Usage"), "spec"
     ),

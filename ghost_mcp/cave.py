@@ -15,11 +15,10 @@ from ghost_mcp.errors import (
     CaveGone,
     Conflict,
     GhostError,
-    InvalidArgument,
-    LimitExceeded,
     NotFound,
     ProtocolFailure,
 )
+from ghost_mcp.process import ExecResult, Process, asked, captured, captured_feeding
 from ghost_mcp.warden.link import Piped
 
 if TYPE_CHECKING:
@@ -32,32 +31,12 @@ if TYPE_CHECKING:
     from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
 
-__all__ = ["Cave", "ExecResult", "FileContent", "Process", "Writing"]
+__all__ = ["Cave", "FileContent", "Writing"]
 
-STDOUT, STDERR, DEVTOOLS = 1, 2, 4
 MAX_CAPTURE = 64 << 20
 # A warden that answers nothing for so long is frozen, or fights for its life.
 ANSWER_S = 150.0
 ONE_FRAME = 3 << 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecResult:
-    """How a program ended. ``exit_code`` is 128 + N when signal N ended it; output is kept as bytes too."""
-
-    exit_code: int
-    stdout_bytes: bytes
-    stderr_bytes: bytes
-    duration_s: float
-    timed_out: bool
-
-    @property
-    def stdout(self) -> str:
-        return self.stdout_bytes.decode("utf-8", "replace")
-
-    @property
-    def stderr(self) -> str:
-        return self.stderr_bytes.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,55 +49,6 @@ class FileContent:
     mode: int
     mtime: float
     version: str
-
-
-class Process:
-    """A program that runs while its block is open. The words are Popen's."""
-
-    def __init__(self, stream: LinkStream) -> None:
-        self._stream = stream
-        self._result: dict[str, Any] | None = None
-
-    async def receive(self) -> tuple[int, bytes] | None:
-        """The next output, ``(1 for stdout | 2 for stderr | 4 for DevTools, bytes)``; None at the end."""
-        return await self._stream.receive()
-
-    async def send(self, data: bytes) -> None:
-        """Write to its standard input (its terminal, its DevTools pipe)."""
-        await self._stream.send(data)
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def signal(self, number: int) -> None:
-        """Send a signal to the whole process tree."""
-        await self._stream.send_note({"signal": number})
-
-    async def resize(self, rows: int, columns: int) -> None:
-        await self._stream.send_note({"resize": [rows, columns]})
-
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        return None if self._result is None else int(self._result["exit_code"])
-
-    async def wait(self) -> int:
-        """The exit code, once it has ended. Read the output meanwhile, or it may never end."""
-        self._result, _ = await self._stream.answer()
-        return int(self._result["exit_code"])
-
-    @property
-    def timed_out(self) -> bool:
-        return bool(self._result and self._result["timed_out"])
-
-    @property
-    def duration_s(self) -> float:
-        return float(self._result["duration_s"]) if self._result else 0.0
-
-    async def terminate(self) -> None:
-        await self.signal(15)
-
-    async def kill(self) -> None:
-        await self.signal(9)
 
 
 class Cave:
@@ -169,26 +99,11 @@ class Cave:
         given = stdin.encode() if isinstance(stdin, str) else stdin
         body = given if given is not None and len(given) <= ONE_FRAME else b""
         how = "none" if given is None else ("data" if len(given) <= ONE_FRAME else "open")
-        head = _program(command, env, cwd) | {"stdin": how, "timeout_s": timeout_s}
+        head = asked(command, env, cwd) | {"stdin": how, "timeout_s": timeout_s}
         async with self._explained(), await self._stream("exec", head, body) as stream:
             if how == "open" and given is not None:
-                return await self._exec_feeding(stream, given, limit_bytes)
-            return await _capture(stream, limit_bytes)
-
-    @staticmethod
-    async def _exec_feeding(stream: LinkStream, data: bytes, limit_bytes: int) -> ExecResult:
-        async def feed() -> None:
-            try:
-                await stream.send(data)
-                await stream.send_eof()
-            except CaveGone:
-                return  # the program ended without reading everything
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(feed)
-            result = await _capture(stream, limit_bytes)
-            tasks.cancel_scope.cancel()
-        return result
+                return await captured_feeding(stream, given, limit_bytes)
+            return await captured(stream, limit_bytes)
 
     @asynccontextmanager
     async def process(
@@ -206,7 +121,7 @@ class Cave:
         ``pty`` is a terminal's (rows, columns). ``devtools`` gives it a DevTools pipe: what is sent arrives
         on descriptor 3, what it writes to descriptor 4 is received as channel 4.
         """
-        head = _program(command, env, cwd) | {
+        head = asked(command, env, cwd) | {
             "stdin": "open",
             "timeout_s": timeout_s,
             "pipes": devtools,
@@ -522,36 +437,3 @@ def _patience(op: str, head: Mapping[str, Any]) -> float | None:
     if op in ("exec", "command") and wait_s is None:
         return None
     return ANSWER_S + float(wait_s or 0)
-
-
-def _program(
-    command: str | Sequence[str], env: Mapping[str, str] | None, cwd: str | None
-) -> dict[str, Any]:
-    if not command:
-        raise InvalidArgument("the command is empty")
-    what: dict[str, Any] = (
-        {"line": command} if isinstance(command, str) else {"argv": list(command)}
-    )
-    return what | {"env": dict(env or {}), "cwd": cwd}
-
-
-async def _capture(stream: LinkStream, limit_bytes: int) -> ExecResult:
-    pieces: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
-    size = 0
-    while (piece := await stream.receive()) is not None:
-        size += len(piece[1])
-        if size > limit_bytes:
-            raise LimitExceeded(
-                f"the program wrote more than {limit_bytes} bytes",
-                hint="Send its output to a file in the cave.",
-                code="too_large",
-            )
-        pieces.setdefault(piece[0], []).append(piece[1])
-    answer, _ = await stream.answer()
-    return ExecResult(
-        exit_code=int(answer["exit_code"]),
-        stdout_bytes=b"".join(pieces[STDOUT]),
-        stderr_bytes=b"".join(pieces[STDERR]),
-        duration_s=float(answer["duration_s"]),
-        timed_out=bool(answer["timed_out"]),
-    )

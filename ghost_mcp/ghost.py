@@ -14,7 +14,7 @@ import anyio
 
 from ghost_mcp.backends.local.door import state_folder
 from ghost_mcp.backends.registry import default_backend, find_backend
-from ghost_mcp.cave import Cave, ExecResult
+from ghost_mcp.cave import Cave
 from ghost_mcp.errors import CaveNotFound, GhostError, InvalidArgument, Unsupported
 from ghost_mcp.keep import Keep
 from ghost_mcp.languages import Language, program
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from ghost_mcp.backends.base import Backend
+    from ghost_mcp.process import ExecResult
     from ghost_mcp.secrets import SecretSource
 
 __all__ = ["Ghost"]

@@ -17,7 +17,8 @@ from ghost_mcp.testing.basis import PATIENCE_S, Basis, until
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-    from ghost_mcp.cave import Cave, Process
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.process import Process
 
 __all__ = ["Calls"]
 

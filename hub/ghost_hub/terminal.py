@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from ghost_hub.hub import Hub
-    from ghost_mcp.cave import Cave, Process
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.process import Process
 
 __all__ = ["Terminal", "Terminals"]
 

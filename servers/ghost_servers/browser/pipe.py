@@ -27,8 +27,8 @@ import anyio
 import anyio.to_thread
 from anyio.abc import SocketAttribute, UNIXSocketStream
 
-from ghost_mcp.cave import DEVTOOLS
 from ghost_mcp.errors import BackendUnavailable, CaveGone, GhostError, TimedOut, Unsupported
+from ghost_mcp.process import DEVTOOLS
 from ghost_servers.browser import chromium, desktop, moving
 from ghost_servers.browser.messages import Messages
 from ghost_servers.browser.text import clean
@@ -36,7 +36,8 @@ from ghost_servers.browser.text import clean
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Playwright, ViewportSize
 
-    from ghost_mcp.cave import Cave, Process
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.process import Process
     from ghost_servers.browser.moving import Left
     from ghost_servers.browser.window import Window
 

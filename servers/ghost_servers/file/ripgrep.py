@@ -14,7 +14,8 @@ from ghost_mcp.errors import InvalidArgument, LimitExceeded
 from ghost_mcp.outputs import decode
 
 if TYPE_CHECKING:
-    from ghost_mcp.cave import Cave, Process
+    from ghost_mcp.cave import Cave
+    from ghost_mcp.process import Process
 
 PROGRAM = "rg"
 # One record holds a whole line and all matches in it: a longer one is passed over.
