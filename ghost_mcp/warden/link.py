@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -275,7 +275,8 @@ class Link:
             with anyio.fail_after(HELLO_S):
                 if not link.hello:
                     await link.write(link.wire.send_hello({}))
-                    await link._greet()
+                    with link._minding():
+                        await link._greet()
         except TimeoutError:
             await stream.aclose()
             raise TimedOut(f"the warden of cave {name} does not answer") from None
@@ -433,21 +434,23 @@ class Link:
             raise CaveGone(
                 f"cave {self.name} ended", hint="Start it again, or create another."
             ) from exc
-        except wire.RemoteProtocolError as exc:
+
+    @contextmanager
+    def _minding(self) -> Iterator[None]:
+        """Raises ProtocolFailure for what the warden may not say."""
+        try:
+            yield
+        except wire.ProtocolError as exc:
             raise ProtocolFailure(
                 f"the warden of cave {self.name} broke the protocol: {exc}"
             ) from exc
 
     async def _read(self) -> None:
         try:
-            with self._scope:
+            with self._scope, self._minding():
                 await self._take()
         except (CaveGone, ProtocolFailure) as exc:
             self._break(exc)
-        except wire.ProtocolError as exc:
-            self._break(
-                ProtocolFailure(f"the warden of cave {self.name} broke the protocol: {exc}")
-            )
         except Exception as exc:  # noqa: BLE001 - what nobody foresaw ends this link, and never the hub it is read in
             _tell(self.name, exc)
             self._break(
@@ -542,12 +545,13 @@ async def configure(stream: ByteStream, settings: Mapping[str, Any]) -> Configur
             number, opening = link.wire.open(*configuring(settings))
             answer = link._streams[number] = LinkStream(link, number)
             await stream.send(link.wire.send_hello({}) + opening)
-            while not answer.closed:
-                for frame in await link._next():
-                    if frame.kind == wire.HELLO:
-                        link.hello = frame.head
-                    else:
-                        link._dispatch(frame)
+            with link._minding():
+                while not answer.closed:
+                    for frame in await link._next():
+                        if frame.kind == wire.HELLO:
+                            link.hello = frame.head
+                        else:
+                            link._dispatch(frame)
             told, _ = await answer.answer()
         # It greeted before it knew: whoever goes on with this stream is to ask for them.
         link.hello |= {**told, "secrets": len(settings.get("secrets", {}))}

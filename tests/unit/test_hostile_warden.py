@@ -14,7 +14,7 @@ from ghost_mcp.errors import GhostError, ProtocolFailure
 from ghost_mcp.secrets.masker import Masker
 from ghost_mcp.sockets import Wired
 from ghost_mcp.warden import wire
-from ghost_mcp.warden.link import Link, LinkStream
+from ghost_mcp.warden.link import Link, LinkStream, configure
 
 PATIENCE_S = 30
 
@@ -97,3 +97,19 @@ async def test_what_nobody_foresaw_ends_one_link_and_not_who_reads_it(
             await link.call("stat", {})
     assert "ZeroDivisionError" in caplog.text
     assert "hostile words" not in caplog.text
+
+
+@pytest.mark.parametrize("configured", [False, True])
+async def test_a_stream_before_anybody_asks_for_one_is_a_failure_of_the_cave(
+    configured: bool,
+) -> None:
+    """In one breath with the greeting: whoever opens the link is told, as of any other cave that breaks the protocol."""
+    ours, theirs = (Wired(one) for one in socket.socketpair())
+    conn = wire.Connection(hub=False)
+    await theirs.send(conn.send_hello({}) + conn.open({"op": "accepted"})[1])
+    async with anyio.create_task_group() as tasks, ours, theirs:
+        with anyio.fail_after(PATIENCE_S), pytest.raises(ProtocolFailure):
+            if configured:
+                await configure(ours, {})
+            else:
+                await Link.open(ours, tasks, name="hostile")
