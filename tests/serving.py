@@ -88,8 +88,17 @@ def serving(*options: str, config: str = "", **env: str) -> Iterator[Served]:
             if "Traceback" in (heard := (state / "stderr").read_text()):
                 print(f"the hub of {state} said:", heard[-8000:], sep="\n")
             left = left_in(state, without=("workspace", "run", "cache"))
+            _end_caves(state)
             shutil.rmtree(state, ignore_errors=True)
             assert left == [], "a secret's value was written down"
+
+
+def _end_caves(state: Path) -> None:
+    """Local caves with a name live on without their hub, and all that runs in them: not beyond the test."""
+    if any((state / "caves").glob("*")):
+        argv = [sys.executable, "-m", "ghost_mcp.cli", "destroy", "--all", "--backend", "local"]
+        env = {**os.environ, "GHOST_STATE_DIR": str(state)}
+        subprocess.run(argv, env=env, check=False, capture_output=True, timeout=START_S)
 
 
 def _greeted(process: subprocess.Popen[str], state: Path) -> Served:
