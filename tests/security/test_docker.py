@@ -372,3 +372,22 @@ async def test_l6_calls_under_way_are_answered_when_the_hub_is_told_to_end(
         assert kept.state is State.RUNNING
         await ghost.destroy(kept.id)
     await gone(engine, kind, own)
+
+
+async def test_of_a_cave_that_ended_by_itself_its_hub_holds_no_socket(
+    engine: docker.APIClient, image: str, kind: type[DockerBackend], own: str
+) -> None:
+    """Neither its lifeline nor the stream over which it was configured, which nobody came to use."""
+    async with Ghost(backend=kind(image=image, instance=own)) as ghost:
+        backend = await ghost.backend()
+        assert isinstance(backend, DockerBackend)
+        kept = await ghost.create(CaveSpec(ephemeral=True))
+        await ghost.create(CaveSpec(ephemeral=True, timeout_s=1))
+
+        async def closed() -> bool:
+            await ghost.list()
+            return set(backend._lifelines) == set(backend._begun) == {kept.id}
+
+        await until(closed)
+        assert await answers(kept)
+    await gone(engine, kind, own)

@@ -49,7 +49,6 @@ from ghost_mcp.errors import (
     Unsupported,
 )
 from ghost_mcp.lifecycle import Event, State, after
-from ghost_mcp.sockets import hung_up
 from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
 from ghost_mcp.warden.link import Configured, configure
 
@@ -108,6 +107,7 @@ class DockerBackend(Backend):
         self._followers = anyio.CapacityLimiter(FOLLOWERS)
         self._opened: tuple[Engine, Images] | None = None
         self._lifelines: dict[str, ByteStream | None] = {}  # of the ephemeral caves made here
+        self._published: set[str] = set()  # those of them that an engine's list has while they live
         self._prepared: set[str] = set()
         self._begun: dict[str, Configured] = {}  # streams over which caves were configured here
 
@@ -174,7 +174,9 @@ class DockerBackend(Backend):
         try:
             self._lifelines.update({spec.id: made.lifeline} if spec.ephemeral else {})
             self._begun[spec.id] = await self._configure(made.container, spec, secrets or {})
-            return await self._publish(made.container, spec)
+            info = await self._publish(made.container, spec)
+            self._published.update([spec.id] if spec.ephemeral else [])
+            return info
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 await self._drop(spec.id, made.container)
@@ -343,6 +345,7 @@ class DockerBackend(Backend):
         self._prepared.discard(prepared_id)
         if prepared_id in self._lifelines:
             self._lifelines[spec.id] = self._lifelines.pop(prepared_id)
+            self._published.add(spec.id)
         return info
 
     # --- finding ---------------------------------------------------------------------------------
@@ -364,15 +367,19 @@ class DockerBackend(Backend):
         return (await self._find(name))[1]
 
     async def list(self, owner: str | None = None) -> list[CaveInfo]:
-        found = []
+        found, there, before = [], set(), set(self._published)
         for seen in await self._engine.ask(self._finder.all):
+            there.add(seen.spec.id)
             info = made_of.info_of(seen, self._engine.about)
             if info is not None and info.state is State.ENDED and info.spec.ephemeral:
                 await self.destroy(info.id)
             elif info is not None:
                 found.append(info)
         await self._remove(await self._stale())
-        await self._let_go()
+        for cave_id in (
+            before - there
+        ):  # ended by themselves: what is held of each is a socket or two
+            await self._let_go(cave_id)
         return oldest_first(found, owner)
 
     async def _stale(self) -> Sequence[str]:
@@ -484,15 +491,15 @@ class DockerBackend(Backend):
         return await self._relay(seen.container)
 
     async def _hang_up(self, cave_id: str) -> None:
+        self._published.discard(cave_id)
         for way in (self._begun.pop(cave_id, None), self._lifelines.pop(cave_id, None)):
             if way is not None:
                 await anyio.aclose_forcefully(way)
 
-    async def _let_go(self) -> None:
-        """Close the ways to caves that have ended by themselves: what they hold here is a socket each."""
-        for cave_id, lifeline in list(self._lifelines.items()):
-            if lifeline is not None and hung_up(lifeline):
-                await self._hang_up(cave_id)
+    async def _let_go(self, cave_id: str) -> None:
+        """Hang up on a cave that is certain to have ended: the engine keeps its end of a lifeline open."""
+        if await self._engine.ask(lambda engine: self._finder.find(engine, cave_id)) is None:
+            await self._hang_up(cave_id)
 
     async def _relay(self, container: str) -> ExecStream:
         """A relay in the container, once the warden has answered through it. Raises CaveGone, BackendUnavailable."""

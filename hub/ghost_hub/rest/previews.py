@@ -27,7 +27,10 @@ class _NewPreview(BaseModel):
     port: int | None = Field(default=None, ge=1, le=65535)
     service: str | None = Field(default=None, min_length=1, max_length=40)
     path: str = Field(
-        default="/", max_length=2_000, pattern=r"^/[!-~]*$", description="With a query, if need be."
+        default="/",
+        max_length=2_000,
+        pattern=r"^/[!\"$-~]*$",
+        description="With a query, if need be.",
     )
 
 
