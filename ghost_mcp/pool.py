@@ -81,12 +81,12 @@ class Pool:
         """Refill, one at a time, until cancelled. Ends when the engine cannot make such caves at all."""
         while True:
             self._claimed = anyio.Event()
-            if len(self._ready) >= self._wanted:
-                self.filled.set()
-                await self._rest()
-                continue
-            await anyio.sleep(self.plan.refill_s)
             try:
+                if len(self._ready) >= self._wanted:
+                    self.filled.set()
+                    await self._rest()
+                    continue
+                await anyio.sleep(self.plan.refill_s)
                 await self._add()
             except (InvalidArgument, Unsupported):
                 self.filled.set()  # nobody waits for what never comes

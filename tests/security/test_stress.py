@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
-from ghost_mcp import CaveSpec, Ghost, State
+from ghost_mcp import CaveSpec, Ghost, PoolPlan, State
+from ghost_mcp.backends.local.backend import LocalBackend
+from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
 from tests.security.lives import answers
 
@@ -92,3 +95,23 @@ async def test_l5_a_clock_that_is_set_ends_no_cave(
     await until(over)
     assert await answers(cave)
     await cave.destroy()
+
+
+async def test_l5_an_engine_that_is_away_when_a_pool_shrinks_ends_no_hub(state_dir: Path) -> None:
+    asked = anyio.Event()
+
+    class Away(LocalBackend):
+        async def destroy(self, cave_id: str) -> None:
+            if not asked.is_set():
+                asked.set()
+                raise BackendUnavailable("the engine is away for a moment")
+            await super().destroy(cave_id)
+
+    state = state_dir / "away"
+    state.mkdir(mode=0o711)
+    async with Ghost(backend=Away(state), pools=[PoolPlan(size=1, idle_s=0.1)]) as ghost:
+        with anyio.fail_after(60):
+            await ghost.warm()
+            await asked.wait()
+        cave = await ghost.create(CaveSpec(ephemeral=True))
+        assert await answers(cave)
