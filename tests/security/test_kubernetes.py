@@ -115,7 +115,7 @@ def shared(settings: Settings) -> Iterator[str]:
 
     async def make() -> str:
         async with Ghost(backend=KubernetesBackend(settings)) as ghost:
-            return (await ghost.create(CaveSpec(name="shared"))).id
+            return (await ghost.create(CaveSpec(name=settings.instance))).id
 
     async def end() -> None:
         async with KubernetesBackend(settings) as backend:

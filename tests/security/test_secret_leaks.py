@@ -20,15 +20,21 @@ from mcp import Client
 
 from ghost_hub.server import hub_calls, hub_server
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError
+from ghost_mcp.backends.compose.backend import ComposeBackend
 from ghost_mcp.backends.docker.backend import DockerBackend
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
+from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.places import Places, SessionCaves
 from ghost_mcp.secrets.store import SecretStore
 from ghost_mcp.warden import runtime
+from tests.clusters import NAMESPACE, own_settings
 from tests.conftest import held
 from tests.security.canary import canary, forms, holding, whose
 from tests.serving import Served
 
 LABEL = b"[secret API_KEY]"
+# What a cluster stores; a Secret's values are there in base64.
+STORED = ("pods", "configmaps", "secrets", "persistentvolumeclaims", "events")
 
 
 @pytest.fixture
@@ -93,21 +99,27 @@ async def test_s2_a_local_cave(folder: Path, value: bytes) -> None:
 
 
 @pytest.mark.docker
-async def test_s2_a_docker_cave(
-    folder: Path, value: bytes, engine: docker.APIClient, small_image: str
+@pytest.mark.parametrize("kind", [DockerBackend, ComposeBackend], ids=["docker", "compose"])
+async def test_s2_a_cave_of_an_engine(
+    folder: Path,
+    value: bytes,
+    engine: docker.APIClient,
+    small_image: str,
+    kind: type[DockerBackend],
 ) -> None:
     instance = f"test-{secrets.token_hex(4)}"
-    backend = DockerBackend(instance=instance, cache=folder / "cache" / "docker")
+    backend = kind(instance=instance, cache=folder / "cache" / "docker")
     async with Ghost(backend=backend, state_dir=folder) as ghost:
         spec = CaveSpec(image=small_image, secrets=("API_KEY",))
         async with await ghost.create(spec) as cave:
             await exposed(cave, value, [*runtime.argv()[:-1]])
-            container = f"ghost-{instance}-{cave.name}"
+            mine = engine.containers(all=True, filters={"label": f"ghost.id={cave.id}"})
+            container = mine[0]["Id"]
             shown = [
                 json.dumps(engine.inspect_container(container)),
                 json.dumps(engine.top(container)),
                 engine.logs(container),
-                json.dumps(engine.containers(all=True, filters={"label": f"ghost.id={cave.id}"})),
+                json.dumps(mine),
                 json.dumps(engine.volumes()),
                 json.dumps(engine.inspect_image(small_image)),
                 json.dumps(engine.history(small_image)),
@@ -118,6 +130,32 @@ async def test_s2_a_docker_cave(
             assert done.stdout_bytes.count(LABEL) == 2
             unseen(value, done.stdout_bytes, engine.logs(container))
             assert holding(folder, forms(value)) == []
+
+
+@pytest.mark.kubernetes
+async def test_s2_a_cave_of_kubernetes(
+    folder: Path, value: bytes, small_image: str, brought: str
+) -> None:
+    """All kinds of the namespace are looked at, also of others: a Secret may be anywhere in it."""
+    settings = own_settings("secrets", small_image, brought)
+    async with (
+        Ghost(backend=KubernetesBackend(settings), state_dir=folder) as ghost,
+        await ghost.create(CaveSpec(secrets=("API_KEY",))) as cave,
+    ):
+        await exposed(cave, value, [*runtime.argv()[:-1]])
+        cluster = await Cluster.open(settings)
+        try:
+            within = f"/api/v1/namespaces/{NAMESPACE}"
+            shown = [json.dumps(await cluster.pages(f"{within}/{one}", {})) for one in STORED]
+        finally:
+            await cluster.aclose()
+        assert cave.id in shown[0]
+        log = b"".join([piece async for piece in cave.logs()])
+        unseen(value, *shown, log)
+        done = await cave.exec("echo $API_KEY; sleep 0; printenv API_KEY || echo $API_KEY")
+        assert done.stdout_bytes.count(LABEL) == 2
+        unseen(value, done.stdout_bytes)
+        assert holding(folder, forms(value)) == []
 
 
 async def test_s2_of_two_caves_and_two_owners_each_sees_its_own(folder: Path) -> None:
