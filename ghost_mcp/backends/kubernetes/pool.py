@@ -144,7 +144,8 @@ class ClusterPool(Pool):
                 if lease.held:
                     pause_s = await self._look_after(lease)
             except (InvalidArgument, Unsupported):
-                await self._empty()
+                with suppress(GhostError):  # what stays of it is swept
+                    await self._empty()
                 return
             except GhostError:
                 pause_s = RETRY_S
