@@ -7,7 +7,6 @@ that bytes come.
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,17 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute
 
-__all__ = ["Wired", "hung_up"]
-
-
-def hung_up(stream: ByteStream) -> bool:
-    """Whether a stream over a socket was closed, here or there, as far as can be told without waiting."""
-    fd = stream.extra(SocketAttribute.raw_socket).fileno()  # noqa: S610 - no query
-    if fd < 0 or not hasattr(select, "poll"):
-        return bool(fd < 0)
-    poll = select.poll()
-    poll.register(fd, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
-    return bool(poll.poll(0))
+__all__ = ["Wired"]
 
 
 class Wired(ByteStream):

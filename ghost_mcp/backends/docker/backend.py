@@ -376,9 +376,8 @@ class DockerBackend(Backend):
             elif info is not None:
                 found.append(info)
         await self._remove(await self._stale())
-        for cave_id in (
-            before - there
-        ):  # ended by themselves: what is held of each is a socket or two
+        # These ended by themselves: what is held of each is a socket or two.
+        for cave_id in before - there:
             await self._let_go(cave_id)
         return oldest_first(found, owner)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import struct
 
 import anyio
-from anyio.abc import ByteStream
-
-from ghost_mcp.sockets import hung_up
+from anyio.abc import ByteStream, SocketAttribute
 
 __all__ = ["ExecStream"]
 
@@ -36,7 +35,12 @@ class ExecStream(ByteStream):
     @property
     def alive(self) -> bool:
         """Whether it has not been closed, nor ended as far as can be told without waiting."""
-        return not hung_up(self._raw)
+        fd = self._raw.extra(SocketAttribute.raw_socket).fileno()  # noqa: S610 - no query
+        if fd < 0 or not hasattr(select, "poll"):
+            return fd >= 0
+        poll = select.poll()
+        poll.register(fd, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
+        return not poll.poll(0)
 
     @property
     def framed(self) -> bool:

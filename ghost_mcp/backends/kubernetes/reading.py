@@ -47,9 +47,8 @@ def info_of(
     else:
         state = State.STOPPED if STOPPED in marks else State.ENDED
     started = _started(seen) if running and seen else None
-    if (
-        started and seen and POOL in seen["metadata"]["labels"]
-    ):  # it waited; its time began with its name
+    # One that waited in a pool: its time began with its name.
+    if started and seen and POOL in seen["metadata"]["labels"]:
         started = float(marks[CREATED])
     return CaveInfo(
         spec=spec,

@@ -309,9 +309,8 @@ class LocalBackend(Backend):
     def _sweep_groups(self) -> None:
         """Remove the groups of caves that are gone; one that still has processes is left by the kernel."""
         prefix = f"{self.state.instance}-"
-        groups = (
-            self._cgroups.list()
-        )  # before the caves: one that is just being made has its folder first
+        # Before the caves: one that is just being made has its folder first.
+        groups = self._cgroups.list()
         here = {self._group(cave).name for cave in self.state.all(prepared=True)}
         for group in groups:
             if group.startswith(prefix) and group not in here:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from python_multipart.multipart import parse_options_header
 
@@ -15,14 +15,13 @@ from ghost_hub.rest.row import JSON, MULTIPART, RAW, Ask, answer
 from ghost_mcp.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from starlette.responses import Response
+
+    from ghost_mcp.cave import Writing
 
 __all__ = ["upload"]
 
 JSON_BYTES = 16 << 20
-Take = Callable[[bytes], Awaitable[None]]
 
 
 async def upload(ask: Ask) -> Response:
@@ -33,11 +32,11 @@ async def upload(ask: Ask) -> Response:
     if kind == MULTIPART:
         return await _from_form(ask)
     given = _Given(ask)
-    async with _Target(ask, given.path, given.cave, given.version) as target:
+    async with _writing(ask, given.path, given.cave, given.version) as file:
         async for piece in ask.request.stream():
             if piece:
-                await target.take(piece)
-    return target.answer()
+                await file.send(piece)
+    return _told(file)
 
 
 async def _from_json(ask: Ask) -> Response:
@@ -60,9 +59,9 @@ async def _from_json(ask: Ask) -> Response:
     except (TypeError, ValueError) as exc:
         raise InvalidArgument(f"content_base64: not base64: {exc}") from None
     given = _Given(ask, body)
-    async with _Target(ask, given.path, given.cave, given.version) as target:
-        await target.take(data)
-    return target.answer()
+    async with _writing(ask, given.path, given.cave, given.version) as file:
+        await file.send(data)
+    return _told(file)
 
 
 async def _from_form(ask: Ask) -> Response:
@@ -70,19 +69,19 @@ async def _from_form(ask: Ask) -> Response:
     given = _Given(ask)
     form = Form(ask.request)
     async with AsyncExitStack() as stack:
-        target: _Target | None = None
+        file: Writing | None = None
         async for name, filename, pieces in form.parts():
             if filename is None:
                 given.set(name, await pieces.text())
                 continue
-            if target is not None:
+            if file is not None:
                 raise InvalidArgument("one file at a time", hint="Send a request for each file.")
-            target = _Target(ask, given.path_of(filename), given.cave, given.version)
-            await stack.enter_async_context(target)
-            await pieces.into(target.take)
-    if target is None:
+            target = _writing(ask, given.path_of(filename), given.cave, given.version)
+            file = await stack.enter_async_context(target)
+            await pieces.into(file.send)
+    if file is None:
         raise InvalidArgument("the form has no file")
-    return target.answer()
+    return _told(file)
 
 
 class _Given:
@@ -130,29 +129,17 @@ class _Given:
         return self._text("version")
 
 
-class _Target:
-    """A file in a cave that is being written: whole when the block ends well, else as it was."""
+@asynccontextmanager
+async def _writing(
+    ask: Ask, path: str, cave: str | None, version: str | None
+) -> AsyncIterator[Writing]:
+    """A file in a cave: whole when the block ends well, else as it was."""
+    place = await ask.caves.place(cave)
+    async with place.cave.writing(path, parents=True, version=version) as file:
+        yield file
 
-    def __init__(self, ask: Ask, path: str, cave: str | None, version: str | None) -> None:
-        self._ask, self._path, self._cave, self._version = ask, path, cave, version
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        place = await self._ask.caves.place(self._cave)
-        writing = place.cave.writing(self._path, parents=True, version=self._version)
-        self._writing = await self._stack.enter_async_context(writing)
-        self.take: Take = self._writing.send
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._stack.__aexit__(kind, exc, trace)
-
-    def answer(self) -> Response:
-        done = self._writing.written
-        shown = {key: done[key] for key in ("path", "created", "size", "version")}
-        return answer(shown, 201 if done["created"] else 200)
+def _told(file: Writing) -> Response:
+    done = file.written
+    shown = {key: done[key] for key in ("path", "created", "size", "version")}
+    return answer(shown, 201 if done["created"] else 200)
