@@ -100,8 +100,11 @@ class Pipe:
 
     async def _disconnect(self) -> None:
         connected, self._connected = self._connected, []
-        for stream in connected:
-            await stream.aclose()
+        async with (
+            AsyncExitStack() as closing
+        ):  # all of them, when this is cancelled meanwhile, too
+            for stream in connected:
+                closing.push_async_callback(stream.aclose)
 
     async def _send(self) -> None:
         """Copy what the driver commands into the browser."""
@@ -273,14 +276,14 @@ async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser
                 timeout=START_S * 1000,
             )
         )
-        accepting = asyncio.create_task(_accept(listener))
+        connecting = asyncio.create_task(_connect(listener, pipe))
         try:
-            await asyncio.wait({launching, accepting}, return_when=asyncio.FIRST_COMPLETED)
-            if accepting.done():
-                await pipe.connect(accepting.result())
+            await asyncio.wait({launching, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                connecting.result()
             context = await launching
         finally:
-            accepting.cancel()
+            connecting.cancel()
             launching.cancel()
     try:
         yield context
@@ -290,12 +293,13 @@ async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser
                 await context.close()
 
 
-async def _accept(listener: Any) -> UNIXSocketStream:
-    """The connection of our own bridge: of a process of this user, on a name that only it was told."""
+async def _connect(listener: Any, pipe: Pipe) -> None:
+    """Give the pipe our own bridge's connection: of a process of this user, on a name that only it was told."""
     while True:
         line: UNIXSocketStream = await listener.accept()
         raw: socket.socket = line.extra_attributes[SocketAttribute.raw_socket]()
         peer = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", peer)[1] == os.geteuid():
-            return line
+            await pipe.connect(line)
+            return
         await line.aclose()
