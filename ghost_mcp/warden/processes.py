@@ -166,24 +166,23 @@ class Tree:
         else:
             self._until = ticks()
 
-    def pids(self) -> set[int]:
-        """Who is alive now."""
+    def pids(self) -> list[int]:
+        """Who is alive now, each before what it started."""
         seen = _Seen()
-        found = {pid for pid in seen.parent if self._strayed(seen, pid)}
+        level = {pid for pid in seen.parent if self._strayed(seen, pid)}
         if self.include_root:
-            found |= {self.root} & set(seen.parent)
+            level |= {self.root} & set(seen.parent)
         else:  # a shell's earlier jobs are not this command's
-            found |= {
+            level |= {
                 p
                 for p, up in seen.parent.items()
                 if up == self.root and self._in_time(seen.started[p])
             }
-        grew = True
-        while grew:
-            below = {pid for pid, parent in seen.parent.items() if parent in found} - found
-            found |= below
-            grew = bool(below)
-        return found
+        found: dict[int, None] = {}
+        while level:
+            found |= dict.fromkeys(level)
+            level = {pid for pid, parent in seen.parent.items() if parent in found} - found.keys()
+        return list(found)
 
     def _strayed(self, seen: _Seen, pid: int) -> bool:
         if (
@@ -202,7 +201,10 @@ class Tree:
         return self.since <= started and (self._until is None or started <= self._until)
 
     def signal(self, number: int) -> int:
-        """Send a signal to all; returns how many it reached."""
+        """Send a signal to all; returns how many it reached.
+
+        A shell hears of it before its programs end by it: it would take their end for its own work's.
+        """
         return sum(_send(pid, number) for pid in self.pids())
 
     def kill(self) -> None:

@@ -197,7 +197,7 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         command = self._command
-        pids = command.tree.pids() if command is not None and command.tree is not None else set()
+        pids = command.tree.pids() if command is not None and command.tree is not None else []
         where: dict[str, Any] = {"port": self.port} if self.port else {"path": self.path}
         return {
             "name": self.name,
