@@ -132,9 +132,7 @@ async def invoke(declared: Tool, call: Call, arguments: Mapping[str, Any]) -> Re
         checked = declared.arguments.model_validate(dict(arguments))
     except ValidationError as exc:
         raise InvalidArgument(_explain(declared, exc), hint="") from None
-    return await declared.handler(
-        call, **{name: getattr(checked, name) for name in type(checked).model_fields}
-    )
+    return await declared.handler(call, **vars(checked))
 
 
 def _is_unicode(value: object) -> bool:

@@ -17,6 +17,7 @@ from ghost_hub.guard import Guard
 from ghost_hub.pages import told
 from ghost_hub.preview import PreviewHosts
 from ghost_hub.problem import problem
+from ghost_hub.router import Addresses
 from ghost_hub.terminal import Terminals
 from ghost_hub.transports import Transports
 from ghost_mcp.calls import foreseen
@@ -50,7 +51,16 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
         exception_handlers={GhostError: _refused, Exception: _failed},
     )
     app = Starlette(
-        routes=[
+        exception_handlers={
+            404: _missing,
+            405: _wrong_method,
+            GhostError: _refused,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
+    )
+    app.router = Addresses(
+        [
             *transports.routes(),
             *preview.routes(hub),
             *terminals.routes(),
@@ -59,13 +69,6 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
             *rest.routes(hub),
         ],
         lifespan=lifespan,
-        exception_handlers={
-            404: _missing,
-            405: _wrong_method,
-            GhostError: _refused,
-            ClientDisconnect: _gone,
-            Exception: _failed,
-        },
     )
     return Guard(app, settings, verifier, previews)
 

@@ -78,7 +78,7 @@ class Events:
             done = await run(asked)
             return done
         finally:
-            if asked.place is not None:
+            if asked.place is not place and asked.place is not None:
                 event |= _of_place(asked.place, asked)
             outcome = None if done is None else done.outcome
             now = time.time()
@@ -89,7 +89,9 @@ class Events:
             )
 
     def _feed(self, owner: str) -> Feed:
-        found = self._feeds.setdefault(owner, Feed())
+        found = self._feeds.get(owner)
+        if found is None:
+            found = self._feeds[owner] = Feed()
         self._feeds.move_to_end(owner)
         while len(self._feeds) > OWNERS:
             self._feeds.popitem(last=False)

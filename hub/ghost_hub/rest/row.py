@@ -11,15 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ghost_hub.principal import principal_of
 from ghost_mcp.errors import GhostError, InvalidArgument
-from ghost_mcp.warden.wire import is_deep
+from ghost_mcp.warden.wire import DEEPEST, is_deep
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from ghost_hub.hub import Hub
     from ghost_hub.owned import Caller
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["JSON", "MULTIPART", "RAW", "Ask", "Row", "answer", "parse", "route"]
 
 M = TypeVar("M", bound=BaseModel)
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 JSON, MULTIPART, RAW = "application/json", "multipart/form-data", "application/octet-stream"
 
 
@@ -49,7 +51,7 @@ class Ask:
             ) from None
         if not isinstance(found, dict):
             raise InvalidArgument("the body must be a JSON object")
-        if is_deep(found):
+        if raw.count(b"[") + raw.count(b"{") > DEEPEST and is_deep(found):
             raise InvalidArgument("the body is nested too deeply")
         return found
 
@@ -82,14 +84,22 @@ class Row:
 
 def route(hub: Hub, row: Row) -> Route:
     """The row as a route: who may, then the handler. What it raises is rendered by the application."""
+    return Route(row.path, _Endpoint(hub, row), methods=[row.method])
 
-    async def endpoint(request: Request) -> Response:
-        principal_of(request.scope).need(row.scope)
+
+class _Endpoint:
+    """A row as an ASGI application: around a function Starlette would handle once more what the application handles."""
+
+    def __init__(self, hub: Hub, row: Row) -> None:
+        self._hub, self._row = hub, row
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        row, request = self._row, Request(scope, receive, send)
+        principal_of(scope).need(row.scope)
         _check_query(request, row)
-        ask = Ask(hub=hub, request=request, caves=hub.of_scope(request.scope))
-        return await (_operate(row, ask) if row.operation else row.handler(ask))
-
-    return Route(row.path, endpoint, methods=[row.method])
+        ask = Ask(hub=self._hub, request=request, caves=self._hub.of_scope(scope))
+        response = await (_operate(row, ask) if row.operation else row.handler(ask))
+        await response(scope, receive, send)
 
 
 async def _operate(row: Row, ask: Ask) -> Response:
@@ -119,6 +129,8 @@ def _acts_in_a_cave(row: Row) -> bool:
 
 
 def _check_query(request: Request, row: Row) -> None:
+    if not request.scope["query_string"]:
+        return
     known = set(row.query)
     if unknown := sorted(set(request.query_params) - known):
         raise InvalidArgument(
@@ -148,5 +160,4 @@ def _reason(problem: Mapping[str, Any]) -> str:
 
 def answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON. Half characters, as odd file names give them, become question marks."""
-    body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Response(body, status, dict(headers or {}), media_type=JSON)
+    return Response(_encode(data).encode("utf-8", "replace"), status, headers, media_type=JSON)
