@@ -8,6 +8,8 @@ client, 73 KB, and this one half of that.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -21,6 +23,8 @@ from ghost_hub.principal import principal_of
 from ghost_mcp.errors import InvalidArgument, NotFound, QuotaExceeded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anyio.streams.memory import MemoryObjectSendStream
     from mcp.server import Server
     from starlette.types import Receive, Scope, Send
@@ -29,6 +33,8 @@ __all__ = ["ENDLESS", "MESSAGES", "Sse"]
 
 MESSAGES = "/messages/"
 PING_S = 15.0
+#: So many messages of an owner may wait for clients that do not read; until they have, nothing more is taken of them.
+MOST_WAITING = 512
 #: In the ASGI scope of an answer that has no end of its own: a server that shuts down need not wait for it.
 ENDLESS = "ghost.endless"
 _HEADERS = [
@@ -45,6 +51,7 @@ class Sse:
         self._server = server
         self._most = most
         self._sessions: dict[str, _Session] = {}
+        self._waiting: Counter[str] = Counter()  # messages of an owner that somebody holds
 
     async def ping(self) -> None:
         """Let proxies on the way see that the connections live; one task for all of them."""
@@ -60,7 +67,7 @@ class Sse:
             raise QuotaExceeded(f"{self._most} SSE clients listen already, which is the most")
         scope[ENDLESS] = True
         incoming, arriving = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        session = _Session(principal_of(scope).owner, incoming, send)
+        session = _Session(principal_of(scope).owner, incoming, send, self._waiting)
         name = secrets.token_hex(16)
         self._sessions[name] = session
         try:
@@ -84,6 +91,11 @@ class Sse:
         # Another owner's session is answered as one that is not there.
         if session is None or session.owner != principal_of(scope).owner:
             raise NotFound("there is no such session", hint="GET /sse opens one.")
+        if self._waiting[session.owner] >= MOST_WAITING:
+            raise QuotaExceeded(
+                f"{MOST_WAITING} messages of yours wait for who listens",
+                hint="Read what GET /sse has sent, and try again.",
+            )
         try:
             message = jsonrpc_message_adapter.validate_json(await request.body(), by_name=False)
         except ValidationError:
@@ -91,7 +103,8 @@ class Sse:
         await Response("Accepted", 202)(scope, receive, send)
         try:
             metadata = ServerMessageMetadata(request_context=request)
-            await session.incoming.send(SessionMessage(message, metadata=metadata))
+            with session.held():
+                await session.incoming.send(SessionMessage(message, metadata=metadata))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it has just gone
             return
 
@@ -99,15 +112,16 @@ class Sse:
 class _Session:
     """One client, and the SDK's write stream to it."""
 
-    __slots__ = ("_send", "incoming", "owner", "scope")
+    __slots__ = ("_send", "_waiting", "incoming", "owner", "scope")
 
     def __init__(
         self,
         owner: str,
         incoming: MemoryObjectSendStream[SessionMessage | Exception],
         send: Send,
+        waiting: Counter[str],
     ) -> None:
-        self.owner, self.incoming, self._send = owner, incoming, send
+        self.owner, self.incoming, self._send, self._waiting = owner, incoming, send, waiting
         #: It lives in this.
         self.scope = anyio.CancelScope()
 
@@ -124,9 +138,21 @@ class _Session:
         except Exception:  # noqa: BLE001 - its token is no longer valid, or it broke: that ends it, and no other
             self.scope.cancel()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A message waits until the server, or the client, takes it."""
+        self._waiting[self.owner] += 1
+        try:
+            yield
+        finally:
+            self._waiting[self.owner] -= 1
+            if not self._waiting[self.owner]:
+                del self._waiting[self.owner]
+
     async def send(self, item: SessionMessage) -> None:
         text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-        await self.say(_event("message", text))
+        with self.held():
+            await self.say(_event("message", text))
 
     async def aclose(self) -> None:
         """The answer ends with its request."""

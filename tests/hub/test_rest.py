@@ -348,6 +348,10 @@ async def test_a_form(http: httpx2.AsyncClient) -> None:
         answer = await http.post("/v1/filesystem/upload?path=bad", content=body, headers=wrong)
         refused(answer, 400, "invalid_argument")
     refused(await http.get("/v1/filesystem/download?path=bad"), 404, "file_not_found")
+    # Of many small parts each costs the hub much more than the client; and nobody means them.
+    flood = b'--x\r\nContent-Disposition: form-data; name="path"\r\na:b\r\na:b\r\n\r\n\r\n' * 5_000
+    answer = await http.post("/v1/filesystem/upload", content=flood, headers=wrong)
+    assert "too many parts" in refused(answer, 400, "invalid_argument")["detail"]
 
 
 async def test_an_upload_that_breaks_off_leaves_what_was_there(

@@ -19,7 +19,7 @@ from ghost_hub.hub import Hub
 from ghost_hub.principal import LOCAL, PRINCIPAL
 from ghost_hub.serve import GRACE_S
 from ghost_hub.sse import Sse
-from ghost_mcp.errors import Unauthenticated
+from ghost_mcp.errors import QuotaExceeded, Unauthenticated
 from tests.serving import serving
 
 CONFIG = "bounds:\n  sessions: 2\n"
@@ -106,3 +106,49 @@ async def test_a_listener_does_not_keep_the_hub_from_ending() -> None:
             began = time.monotonic()
             hub.process.wait(60)
             assert time.monotonic() - began < GRACE_S  # which calls under way would have
+
+
+async def test_no_more_is_taken_of_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer that waits costs the hub a hundred times what its question cost the client."""
+    monkeypatch.setattr(sse, "MOST_WAITING", 4)
+    sessions = Sse(Hub().server, most=2)
+    reads, taken, refused = anyio.Event(), 0, anyio.Event()
+
+    async def slow(message: Message) -> None:
+        if b"event: message" in message.get("body", b""):
+            await reads.wait()
+
+    async def ask(number: int) -> None:
+        nonlocal taken
+        body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "ping"}).encode()
+        (name,) = sessions._sessions
+        query = f"session_id={name}".encode()
+        asked = {"type": "http", "headers": [], "query_string": query, PRINCIPAL: LOCAL}
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        async def answered(message: Message) -> None:
+            nonlocal taken
+            taken += message.get("status") == 202
+
+        try:
+            await sessions.take(asked, receive, answered)
+        except QuotaExceeded:
+            refused.set()
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            scope = {"type": "http", "headers": [], PRINCIPAL: LOCAL}
+            tasks.start_soon(sessions.listen, scope, anyio.sleep_forever, slow)
+            while not sessions._sessions:
+                await anyio.lowlevel.checkpoint()
+            for number in range(100):
+                tasks.start_soon(ask, number)
+                await anyio.sleep(0.005)
+            await refused.wait()
+            assert taken < 20
+            reads.set()
+            while sessions._waiting:
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Form", "Part"]
 
 FIELD_BYTES = 8192
+#: A form of ours has three fields and a file; a flood of parts would keep the hub from everybody else's work.
+MOST_PARTS = 16
 Take = Callable[[bytes], Awaitable[None]]
 
 
@@ -28,7 +31,8 @@ class Form:
         boundary = options.get(b"boundary")
         if not boundary:
             raise InvalidArgument("the form has no boundary in its Content-Type")
-        self._events: list[tuple[str, bytes]] = []
+        self._events: deque[tuple[str, bytes]] = deque()
+        self._parts = 0
         self._parser = MultipartParser(boundary, {
             "on_part_begin": lambda: self._events.append(("begin", b"")),
             "on_part_data": lambda data, start, end: self._events.append(("data", bytes(data[start:end]))),
@@ -51,13 +55,16 @@ class Form:
                 return None
             except ValueError as exc:
                 raise InvalidArgument(f"not multipart/form-data: {str(exc)[:100]}") from None
-        return self._events.pop(0)
+        return self._events.popleft()
 
     async def parts(self) -> AsyncIterator[tuple[str, str | None, Part]]:
-        """Each part: its name, its file's name if it is a file, its content, which must be read."""
+        """Each part: its name, its file's name if it is a file, its content, which must be read. Raises InvalidArgument."""
         while (event := await self.next()) is not None:
             if event[0] != "begin":
                 continue
+            self._parts += 1
+            if self._parts > MOST_PARTS:
+                raise InvalidArgument("the form has too many parts")
             headers = await self._headers()
             options = parse_options_header(headers.get(b"content-disposition", b""))[1]
             name = options.get(b"name", b"").decode("utf-8", "replace")
