@@ -123,10 +123,12 @@ def _cave(asked: Asked) -> str | None:
         return asked.place.cave.info.full_name
     owner = asked.caves.owner
     try:
-        name = check_full_name(asked.cave) if asked.cave else None
-        return f"{owner}/{name}" if name and owner and "/" not in name else name
+        name = check_full_name(asked.cave) if asked.cave else ""
     except GhostError:
         return None
+    if owner and "/" in name:  # of another owner's nothing was done, whatever was asked
+        return None
+    return f"{owner}/{name}" if name and owner else name or None
 
 
 @lru_cache(maxsize=4)

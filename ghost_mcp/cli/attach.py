@@ -30,6 +30,8 @@ HELLO_S = 20.0
 PIECE = select.PIPE_BUF
 # No more input is read while this much waits for the warden.
 HIGH_WATER = 1 << 18
+# Nor is the warden answered any more that has let so much pile up.
+MOST_WAITING = 1 << 20
 MAX_CAPTURE = 64 << 20
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 _WRITABLE = select.POLLOUT | select.POLLHUP | select.POLLERR
@@ -207,6 +209,8 @@ class Attachment:
             raise CaveGone("the cave ended", hint="See: ghost list") from exc
         for frame in self._receive():
             if frame.kind == wire.PING:
+                if len(self._out) > MOST_WAITING:
+                    raise ProtocolFailure("the cave's warden asks, and reads no answer")
                 self._out += self._wire.send_pong(frame.body)
             elif frame.stream == self._stream:
                 self._take(frame)

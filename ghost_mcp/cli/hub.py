@@ -20,7 +20,6 @@ __all__ = ["serve", "token"]
 
 
 def serve(options: argparse.Namespace, out: Output) -> int:
-    import logging
     import sys
 
     from ghost_hub.settings import HubSettings
@@ -41,10 +40,11 @@ def serve(options: argparse.Namespace, out: Output) -> int:
     from ghost_hub.serve import run
     from ghost_mcp import tracing
     from ghost_mcp.audit import layers
+    from ghost_mcp.logs import to_stderr
     from ghost_mcp.secrets.process import no_core_dump
 
     no_core_dump()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
+    to_stderr()
     tracing.start()
 
     def tell(line: str) -> None:

@@ -8,25 +8,18 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ghost_mcp.plain import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ghost_mcp.errors import GhostError
 
-__all__ = ["Output", "age", "plain"]
+__all__ = ["Output", "age"]
 
 PATIENCE_S = 1.0
 FRAME_S = 0.1
 _FRAMES = "|/-\\"
-# What a cave, a page or a document chose must not steer the terminal it is shown on.
-_CONTROLS = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
-}
-
-
-def plain(text: str) -> str:
-    """The text with control characters made visible."""
-    return text.translate(_CONTROLS)
 
 
 def age(seconds: float) -> str:

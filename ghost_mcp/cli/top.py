@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ghost_mcp.cli.caves import on_ghost
-from ghost_mcp.cli.output import plain
 from ghost_mcp.errors import GhostError, InvalidArgument
 from ghost_mcp.lifecycle import State
+from ghost_mcp.plain import plain
 from ghost_mcp.reply import size_text
 from ghost_mcp.sampling import Sample, Series
 

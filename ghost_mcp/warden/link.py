@@ -28,6 +28,7 @@ HELLO_S = 20.0
 LAST_CALLS = 5
 STALL_S = 10.0
 MAX_NOTES = 64
+MAX_PONGS = 256  # that wait to be sent: a warden that asks so often does not listen
 BATCH = 1 << 18  # sent at once of one stream: what others then wait for
 SMALL = 2048
 MAX_ANSWER = 64 << 20
@@ -258,6 +259,7 @@ class Link:
         self._streams: dict[int, LinkStream] = {}
         self._outgoing: list[bytes | memoryview] = []
         self._sending = False
+        self._pongs = 0
         self._failure: Exception | None = None
         self._told: list[Callable[[], None]] = []
         self._scope = anyio.CancelScope()
@@ -391,7 +393,7 @@ class Link:
         """Queue bytes in the order of the calls, and send what is queued unless another call is sending.
 
         Encoded frames are never lost to a cancellation: half a conversation would break every other stream.
-        A warden that does not read for STALL_S fails the whole link.
+        A warden that does not take a BATCH within STALL_S fails the whole link, however much is waiting.
         """
         if self._failure is not None:
             raise self._failure
@@ -400,10 +402,13 @@ class Link:
             return
         self._sending = True
         try:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + STALL_S) as scope:
+            with anyio.CancelScope(shield=True) as scope:
                 while self._outgoing and self._failure is None:
-                    pieces, self._outgoing = self._outgoing, []
-                    await self._stream.send(b"".join(pieces))
+                    pieces, self._outgoing, self._pongs = self._outgoing, [], 0
+                    data = b"".join(pieces)
+                    for at in range(0, len(data), BATCH):
+                        scope.deadline = anyio.current_time() + STALL_S
+                        await self._stream.send(data[at : at + BATCH])
             if scope.cancelled_caught:
                 self._break(CaveGone(f"the warden of cave {self.name} does not read"))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:
@@ -465,6 +470,9 @@ class Link:
         while True:
             for frame in await self._next():
                 if frame.kind == wire.PING:
+                    self._pongs += 1
+                    if self._pongs > MAX_PONGS:
+                        raise wire.RemoteProtocolError("a flood of pings")
                     await self.write(self.wire.send_pong(frame.body))
                 else:
                     self._dispatch(frame)

@@ -15,8 +15,9 @@ from starlette.responses import RedirectResponse
 
 from ghost_hub.answered import Answered, Refused
 from ghost_hub.pages import signed_out
-from ghost_hub.passing import Body, Lasting
+from ghost_hub.passing import Body, Held, Lasting
 from ghost_hub.preview import PREVIEW
+from ghost_hub.preview.asking import asked_at_home
 from ghost_hub.principal import LOCAL, NOBODY, PRINCIPAL, Principal
 from ghost_hub.problem import problem
 from ghost_hub.quota import Rates
@@ -42,6 +43,10 @@ __all__ = ["Guard", "Verifier"]
 OPEN_PATHS = frozenset({"/health", "/ready"})
 # A browser may come to these with its token in the address.
 ENTRANCES = frozenset({"/", "/vnc.html"})
+
+
+# So many bodies of full size of one owner are held at once.
+BODIES = 8
 
 
 class Verifier(Protocol):
@@ -70,6 +75,7 @@ class Guard:
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.allowed_origins)
         self._verifier = verifier
         self._body_bytes = settings.bounds.body_bytes
+        self._held = Held(BODIES * self._body_bytes)
         self._rates = Rates(settings.bounds.requests_per_s, settings.bounds.requests_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +99,7 @@ class Guard:
                 if not lasting.cut:
                     raise
             return
-        body = Body(scope, receive, lasting.send, self._body_bytes)
+        body = Body(scope, receive, lasting.send, self._body_bytes, self._held)
         try:
             await app(scope, body.receive, body.send)
         except Exception:
@@ -104,6 +110,8 @@ class Guard:
             if body.answered:
                 raise
             await _refuse(scope, receive, send, Refused(_ending()), {"Connection": "close"})
+        finally:
+            body.over()
         if body.refused is not None and not body.answered:
             late = isinstance(body.refused.error, TimedOut)
             more = {"Connection": "close"} if late else {}
@@ -147,6 +155,9 @@ class Guard:
         self._check_host(host)
         if origin is not None:
             self._check_origin(origin, host or b"")
+        elif self._verifier is None and not asked_at_home(scope):
+            # No token tells a page's pictures and scripts from what the person's programs ask.
+            raise Refused(_foreign())
         if authorization is None and cookie is not None:
             authorization = _from_cookie(scope, cookie, host or b"", origin, site)
         return partial(self._principal, scope, authorization)
@@ -175,13 +186,7 @@ class Guard:
         except ValueError:
             same = False
         if not same and text not in self._origins:
-            raise Refused(
-                PermissionRefused(
-                    "pages of another origin may not call this hub",
-                    hint="Add the origin to allowed_origins if it should.",
-                    code="wrong_origin",
-                )
-            )
+            raise Refused(_foreign())
 
     def _enter(self, scope: Scope) -> None:
         """Raises Answered for the address that ``ghost serve`` prints, as long as its token is valid."""
@@ -306,6 +311,14 @@ async def _refuse(
             await send({"type": "websocket.close", "code": 1008})
         return
     await answer(scope, receive, send)
+
+
+def _foreign() -> GhostError:
+    return PermissionRefused(
+        "pages of another origin may not call this hub",
+        hint="Add the origin to allowed_origins if it should.",
+        code="wrong_origin",
+    )
 
 
 def _ending() -> GhostError:

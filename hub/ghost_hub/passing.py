@@ -6,19 +6,21 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ghost_hub.answered import Refused
 from ghost_hub.preview import PREVIEW
-from ghost_mcp.errors import GhostError, LimitExceeded, TimedOut
+from ghost_hub.principal import principal_of
+from ghost_mcp.errors import GhostError, LimitExceeded, QuotaExceeded, TimedOut
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from ghost_hub.principal import Principal
 
-__all__ = ["Body", "Lasting"]
+__all__ = ["Body", "Held", "Lasting"]
 
 # These take a body of any size, piece by piece.
 STREAMED_PATHS = frozenset({"/v1/filesystem/upload"})
@@ -27,16 +29,39 @@ BODY_S = 20.0
 RECHECK_S = 1.0
 
 
+class Held:
+    """How much of each owner's bodies the hub holds: ``most`` bytes together, however many requests bring them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes: Counter[str] = Counter()
+
+    def more(self, owner: str, count: int) -> bool:
+        """Whether so many more may be held, which they are then."""
+        if self._bytes[owner] + count > self._most:
+            return False
+        self._bytes[owner] += count
+        return True
+
+    def less(self, owner: str, count: int) -> None:
+        self._bytes[owner] -= count
+        if not self._bytes[owner]:
+            del self._bytes[owner]
+
+
 class Body:
     """A request's body, bounded in size and in how long the client may take for it.
 
-    Beyond the bounds the application sees a client that has gone, and what it still says is not sent.
+    Beyond the bounds the application sees a client that has gone, and what it still says is not sent. ``over()`` is to
+    be called at the request's end: what of it was held is not any more.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, held: Held) -> None:
         path = scope["path"]
         streamed = PREVIEW in scope or path in STREAMED_PATHS or _PROXIED.match(path) is not None
         self._receive, self._send = receive, send
+        self._owner = "" if streamed else principal_of(scope).owner
+        self._all, self._held = None if streamed else held, 0
         self._most = self._left = float("inf") if streamed else most
         self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
         self._whole = False
@@ -55,6 +80,11 @@ class Body:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
+            if not self._holds(len(message.get("body", b""))):
+                error = QuotaExceeded(
+                    "too much is sent at once in your name", hint="Send fewer large bodies at once."
+                )
+                return self._refuse(error, QuotaExceeded.http_status)
             if self._left < 0:
                 return self._refuse(
                     LimitExceeded(
@@ -65,6 +95,19 @@ class Body:
                     413,
                 )
         return message
+
+    def _holds(self, count: int) -> bool:
+        if self._all is None:
+            return True
+        if not self._all.more(self._owner, count):
+            return False
+        self._held += count
+        return True
+
+    def over(self) -> None:
+        if self._all is not None and self._held:
+            self._all.less(self._owner, self._held)
+            self._held = 0
 
     def _refuse(self, error: GhostError, status: int) -> Message:
         self.refused = Refused(error, status=status)

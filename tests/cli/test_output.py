@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from ghost_mcp import __version__
 from ghost_mcp.cli import main, near
 from ghost_mcp.cli.commands import COMMANDS
-from ghost_mcp.cli.output import age, plain
+from ghost_mcp.cli.output import age
+from ghost_mcp.logs import Lines
+from ghost_mcp.plain import plain
 
 from .conftest import GHOST, Cli, document
 
@@ -198,6 +201,14 @@ def test_a_protocol_owns_the_output_of_mcp(cli: Cli) -> None:
 
 def test_hostile_text_does_not_steer_a_terminal() -> None:
     assert plain("a\x1b[2Jb\x07\x9bc\nd\te") == "a\\x1b[2Jb\\x07\\x9bc\nd\te"
+    assert plain("report\u202etxt.exe\u2066") == "report\\u202etxt.exe\\u2066"
+
+
+def test_hostile_text_does_not_steer_the_log_nor_write_lines_of_it() -> None:
+    name = "a\x1b]0;owned\x07\nghost: all is well"
+    record = logging.LogRecord("x", 30, "f", 1, "%s changed just now", (name,), None)
+    said = Lines("ghost: %(message)s").format(record)
+    assert said == "ghost: a\\x1b]0;owned\\x07\n  ghost: all is well changed just now"
 
 
 def test_spans_for_people() -> None:

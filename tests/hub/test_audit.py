@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import anyio
 import pytest
 
 from ghost_hub.catalog import published
+from ghost_hub.hub import Hub
+from ghost_hub.principal import Principal
 from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.audit import Audit, Files, Sink, Stream, layers, read
 from ghost_mcp.backends.fake import FakeBackend
 from ghost_mcp.calls import Calls
+from ghost_mcp.errors import GhostError, NotFound
 from ghost_mcp.places import Places, SessionCaves
 from tests.hub import toolbox
 
@@ -78,6 +81,22 @@ async def test_each_call_leaves_a_line_and_nothing_of_what_was_said(folder: Path
         assert SECRET.encode() not in path.read_bytes().lower()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_what_an_owner_asks_in_vain_of_another_s_cave_is_not_in_that_cave_s_trail(
+    folder: Path,
+) -> None:
+    caller = Hub().caller(Principal(owner="mallory", scope="manage"))
+    calls = Calls(published([toolbox.TOOLSET]), [Audit(Files(str(folder)))])
+    for name in ("alice/work", "work"):
+        asked = {"content": SECRET, "cave": name}
+        with suppress(GhostError):
+            await calls.operate(caller, "made", asked, cave=name, effect="read", kind="operation", work=_refused)  # fmt: skip
+    assert [entry["cave"] for entry in read(str(folder))] == [None, "mallory/work"]
+
+
+async def _refused() -> None:
+    raise NotFound("no such cave")
 
 
 async def test_a_digest_says_nothing_without_the_folder_s_key(tmp_path: Path) -> None:

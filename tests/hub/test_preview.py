@@ -167,6 +167,8 @@ async def test_p3_what_a_program_says_of_itself_stays_with_it(http: httpx2.Async
     # A browser would ask the person in the hub's name, and then tell the hub instead of its cookie.
     for name in ("access-control-allow-origin", "www-authenticate", "accept-ch"):
         assert name not in answer.headers
+    # What stands before the hub, an nginx say, would answer with what it has itself.
+    assert not {"x-accel-redirect", "x-sendfile"} & set(answer.headers)
     assert answer.headers["content-security-policy"].startswith("sandbox ")
 
 

@@ -102,6 +102,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             ("Keep-Alive", "timeout=5"),
             ("WWW-Authenticate", "Basic realm=yours"),
             ("Accept-CH", "Sec-CH-UA-Model"),
+            ("X-Accel-Redirect", "/v1/caves"),
+            ("X-Sendfile", "/etc/passwd"),
             ("Content-Length", "2"),
         ):
             self.send_header(name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -113,3 +113,61 @@ async def test_a_stream_before_anybody_asks_for_one_is_a_failure_of_the_cave(
                 await configure(ours, {})
             else:
                 await Link.open(ours, tasks, name="hostile")
+
+
+@asynccontextmanager
+async def linked() -> AsyncIterator[tuple[Link, wire.Connection, Wired]]:
+    """A link, and its far end for the test to play: the warden has greeted, and reads what the test reads."""
+    ours, theirs = (Wired(one) for one in socket.socketpair())
+    conn = wire.Connection(hub=False)
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            await theirs.send(conn.send_hello({}))
+            link = await Link.open(ours, tasks, name="hostile")
+            yield link, conn, theirs
+            tasks.cancel_scope.cancel()
+        await theirs.aclose()
+
+
+async def sending(link: Link) -> None:
+    with suppress(GhostError):
+        async with link.stream("sink") as stream:
+            while True:
+                await stream.send(bytes(wire.WINDOW))
+
+
+async def test_pings_of_a_warden_that_does_not_read_are_not_heaped_up() -> None:
+    async with linked() as (link, conn, theirs), anyio.create_task_group() as tasks:
+        tasks.start_soon(
+            sending, link
+        )  # whoever sends waits for the warden, which holds nobody else up
+        while not link._sending:
+            await anyio.sleep(0.01)
+        flood = conn.send_ping(b"x" * 64) * 1_000
+        with suppress(anyio.BrokenResourceError):
+            while link.alive:
+                await theirs.send(flood)
+        assert isinstance(link._failure, ProtocolFailure)
+        assert len(link._outgoing) < 2_000
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_warden_that_is_slow_may_be_sent_to_by_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each waits for a while, and together they always wait: that is no warden which does not read."""
+    patience_s = 3.0
+    monkeypatch.setattr("ghost_mcp.warden.link.STALL_S", patience_s)
+    async with linked() as (link, conn, theirs), anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(sending, link)
+        until = anyio.current_time() + patience_s + 1
+        while anyio.current_time() < until and link.alive:
+            taken = conn.receive(await theirs.receive())
+            given = [
+                conn.consumed(one.stream, len(one.body)) for one in taken if one.kind == wire.DATA
+            ]
+            await theirs.send(b"".join(given)) if any(given) else None
+            await anyio.sleep(0.01)
+        assert link.alive
+        tasks.cancel_scope.cancel()

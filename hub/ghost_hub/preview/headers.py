@@ -52,10 +52,12 @@ HOP_BY_HOP = frozenset(
 _OURS = frozenset(
     (b"host", b"expect", b"forwarded", b"content-length", b"authorization", b"cookie")
 )
-#: A program in a cave does not decide about the hub's host, its other ports or its sibling hosts.
+#: A program in a cave does not decide about the hub's host, its other ports or its sibling hosts; nor does it tell a
+#: server before the hub to answer with a file or an address of its own.
 _NOT_ITS = frozenset(
     (b"strict-transport-security", b"clear-site-data", b"alt-svc", b"public-key-pins", b"nel")
     + (b"report-to", b"reporting-endpoints", b"server", b"date")
+    + (b"x-accel-redirect", b"x-sendfile", b"x-lighttpd-send-file")
 )
 #: What a browser keeps for a whole origin, and asks the person for in its name: of the hub's own, no program says it.
 _ORIGIN_WIDE = (

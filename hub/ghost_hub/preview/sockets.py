@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MESSAGE", "forward_socket", "refuse_socket"]
 
 MAX_MESSAGE = 16 << 20
+#: A program that asks so often whether somebody is there waits until it has read the answers.
+MOST_PINGS = 64
 HANDSHAKE_S = 30.0
 CLOSE_S = 2.0
 PIECE = 1 << 16
@@ -65,8 +67,9 @@ class _Relay:
         self._scope, self._receive, self._send = scope, receive, send
         self._upstream, self._stream = upstream, stream
         self._lock = anyio.Lock()
-        self._pieces: list[bytes] = []
+        self._message = bytearray()  # the frames of one that is not whole yet, empty ones too
         self._text = False
+        self._pings = 0
 
     async def open(self, path: str) -> None:
         """Both handshakes, the program's first. Raises BackendUnavailable, TimedOut."""
@@ -135,7 +138,8 @@ class _Relay:
             self._protocol.receive_data(await self._stream.receive(PIECE))
             for event in self._protocol.events_received():
                 await self._told(event)
-            if not self._lock.locked():  # who holds it takes along what is there to be sent
+            # Who holds it takes along what is there to be sent; of pongs, not any number.
+            if not self._lock.locked() or self._pings > MOST_PINGS:
                 await self._flush()
             if self._protocol.close_rcvd is not None or self._protocol.parser_exc is not None:
                 return
@@ -147,20 +151,22 @@ class _Relay:
             Opcode.TEXT,
             Opcode.BINARY,
         ):
+            self._pings += 1
             return
         if event.opcode is not Opcode.CONT:
             self._text = event.opcode is Opcode.TEXT
-        self._pieces.append(bytes(event.data))
+        self._message += event.data
         if not event.fin:
             return
-        data = b"".join(self._pieces)
-        self._pieces.clear()
+        data = bytes(self._message)
+        self._message.clear()
         key, said = ("text", data.decode("utf-8", "replace")) if self._text else ("bytes", data)
         await self._send({"type": "websocket.send", key: said})
 
     async def _flush(self) -> None:
         async with self._lock:
             while pieces := self._protocol.data_to_send():
+                self._pings = 0
                 for piece in pieces:
                     await (self._stream.send(piece) if piece else self._stream.send_eof())
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ghost_mcp import audit
 from ghost_mcp.calls import Calls
 from ghost_mcp.errors import GhostError
 from ghost_mcp.ghost import Ghost
+from ghost_mcp.logs import to_stderr
 from ghost_mcp.places import Places, SessionCaves
 from ghost_mcp.spec import check_full_name
 from ghost_servers.serving.resources import CaveResources
@@ -42,7 +42,7 @@ def run(
     ``make`` builds the server, given what answers with a request's caves. The connection's own cave is
     ephemeral, unless ``cave`` names one that is there. A failure to start is told on standard error.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="ghost: %(message)s")
+    to_stderr()
     try:
         check_streams()
         if cave is not None:
