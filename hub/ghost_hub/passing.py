@@ -60,8 +60,9 @@ class Body:
         path = scope["path"]
         streamed = PREVIEW in scope or path in STREAMED_PATHS or _PROXIED.match(path) is not None
         self._receive, self._send = receive, send
-        self._owner = "" if streamed else principal_of(scope).owner
-        self._all, self._held = None if streamed else held, 0
+        self._owner = principal_of(scope).owner
+        # As JSON a file is held like any other body.
+        self._all, self._held = None if streamed and not _is_json(scope) else held, 0
         self._most = self._left = float("inf") if streamed else most
         self._deadline = float("inf") if streamed else time.monotonic() + BODY_S
         self._whole = False
@@ -78,9 +79,10 @@ class Body:
         except TimeoutError:
             return self._refuse(TimedOut("the request's body did not come in time"), 408)
         if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
+            count = len(message.get("body", b""))
+            self._left -= count
             self._whole = not message.get("more_body", False)
-            if not self._holds(len(message.get("body", b""))):
+            if count and not self._holds(count):
                 error = QuotaExceeded(
                     "too much is sent at once in your name", hint="Send fewer large bodies at once."
                 )
@@ -117,6 +119,12 @@ class Body:
         if self.refused is None or self.answered:
             self.answered = True
             await self._send(message)
+
+
+def _is_json(scope: Scope) -> bool:
+    return any(
+        key == b"content-type" and b"json" in value.lower() for key, value in scope["headers"]
+    )
 
 
 class Lasting:

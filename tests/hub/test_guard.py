@@ -55,6 +55,11 @@ async def test_what_an_owner_sends_at_once_is_bounded() -> None:
             while read < BODIES:
                 await anyio.lowlevel.checkpoint()
             assert await ask(b"x") == 429
+            as_json = {
+                "path": "/v1/filesystem/upload",
+                "headers": [(b"content-type", b"Application/JSON")],
+            }
+            assert await ask(b"x", **as_json) == 429
             go_on.set()
         assert await ask(b"x") == 200
 
