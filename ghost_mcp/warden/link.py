@@ -405,10 +405,10 @@ class Link:
             with anyio.CancelScope(shield=True) as scope:
                 while self._outgoing and self._failure is None:
                     pieces, self._outgoing, self._pongs = self._outgoing, [], 0
-                    data = b"".join(pieces)
-                    for at in range(0, len(data), BATCH):
+                    whole = b"".join(pieces)
+                    for at in range(0, len(whole), BATCH):
                         scope.deadline = anyio.current_time() + STALL_S
-                        await self._stream.send(data[at : at + BATCH])
+                        await self._stream.send(whole[at : at + BATCH])
             if scope.cancelled_caught:
                 self._break(CaveGone(f"the warden of cave {self.name} does not read"))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:
