@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ghost_mcp.backends.base import Backend
     from ghost_mcp.egress.ledger import Grant, Ledger
     from ghost_mcp.ghost import Ghost
+    from ghost_mcp.secrets.masker import Masker
     from ghost_mcp.services import Service, ServiceStatus
     from ghost_mcp.spec import CaveInfo, Usage
     from ghost_mcp.warden.link import Link, LinkStream
@@ -359,8 +360,12 @@ class Cave:
             pieces = self._backend.service_logs(self.id, service, follow=follow)
         return self._masked(pieces) if self.info.spec.secrets else pieces
 
+    async def masker(self) -> Masker | None:
+        """What masks its secrets in what comes another way than its link's answers; None when it has none."""
+        return await self._ghost.masker(self.info)
+
     async def _masked(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        masker = await self._ghost.masker(self.info)
+        masker = await self.masker()
         if masker is None:
             raise CaveGone(f"cave {self.name} is another one by now")
         feed = masker.feed()

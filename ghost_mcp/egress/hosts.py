@@ -33,8 +33,10 @@ _METADATA: frozenset[Address] = frozenset(
     ip_address(text)
     for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 )
-# IPv6 that carries packets to an IPv4 address of the sender's choice. RFC 3056, 4380, 4291 (compatible).
-_TUNNELS = tuple(IPv6Network(text) for text in ("2002::/16", "2001::/32", "::/96"))
+# IPv6 that carries packets to an IPv4 address of the sender's choice. RFC 3056, 4380, 4291 (compatible), 7915 (translated).
+_TUNNELS = tuple(
+    IPv6Network(text) for text in ("2002::/16", "2001::/32", "::/96", "::ffff:0:0:0/96")
+)
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; the local-use prefix of RFC 8215 is no public one
 _NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
 _SITE_LOCAL = IPv6Network("fec0::/10")

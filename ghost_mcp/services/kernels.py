@@ -19,9 +19,11 @@ from ghost_mcp.errors import (
     from_wire,
 )
 from ghost_mcp.services.lines import Lines
+from ghost_mcp.warden.wire import is_deep
 
 if TYPE_CHECKING:
     from ghost_mcp.cave import Cave
+    from ghost_mcp.secrets.masker import Masker
 
 __all__ = ["MAX_CODE", "MAX_TIMEOUT_S", "Kernels"]
 
@@ -111,7 +113,7 @@ class Kernels:
                 "the kernels of this cave ended during the call",
                 hint="They start anew with the next call; give the cave more memory if it ran out.",
             ) from exc
-        return _parsed(raw)
+        return _parsed(raw, await self._cave.masker())
 
 
 def _names(session: str | None, kernel: str | None) -> dict[str, str | None]:
@@ -121,13 +123,16 @@ def _names(session: str | None, kernel: str | None) -> dict[str, str | None]:
     return {"session": session, "kernel": kernel}
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parsed(raw: bytes, masker: Masker | None) -> dict[str, Any]:
+    """What it answered, without the cave's secrets: what is dialled comes as it is."""
     try:
         head = json.loads(raw)
     except (ValueError, RecursionError) as exc:
         raise ProtocolFailure("a kernel answered what is not JSON") from exc
-    if not isinstance(head, dict):
-        raise ProtocolFailure("a kernel answered what is no object")
+    if not isinstance(head, dict) or is_deep(head):
+        raise ProtocolFailure("a kernel answered what is no object, or nested too deeply")
+    if masker is not None:
+        head = masker.value(head)
     if head.pop("ok", None) is not True:
         raise from_wire(head)
     return head

@@ -89,11 +89,7 @@ class Lines:
             line.end.set()
             raise
         line.used, line.busy = anyio.current_time(), False
-        # Masking holds the end of an answer back, in case that it goes on, for as long as the connection is open.
-        if self._cave.info.spec.secrets:
-            line.end.set()
-        else:
-            self._free.append(line)
+        self._free.append(line)
 
     def _kept(self) -> _Line | None:
         while self._free:

@@ -13,9 +13,10 @@ from typing import Any
 import anyio
 import pytest
 
-from ghost_mcp import Cave, Ghost
+from ghost_mcp import Cave, CaveSpec, Ghost
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.errors import BackendUnavailable, InvalidArgument, NotFound, Unsupported
+from ghost_mcp.services.kernels import Kernels
 from tests.serving import Served, serving
 
 # Answers each connection with its process number; "end" ends it, "child" leaves a program behind.
@@ -265,3 +266,40 @@ async def _over_http(hub: Served) -> None:
         async with hub.client(other) as stranger:
             assert (await stranger.get("/v1/caves/served/services")).status_code == 404
         await http.delete("/v1/caves/served")
+
+
+KERNEL = """
+import json, os, socket
+server = socket.socket(socket.AF_UNIX)
+server.bind(os.environ["GHOST_SOCKET"])
+server.listen()
+key = os.environ["API_KEY"]
+while True:
+    asking, _ = server.accept()
+    with asking, asking.makefile("rwb") as lines:
+        for line in lines:
+            told = {"ok": True, "outputs": [{"type": "stream", "text": key}]}
+            if json.loads(line)["op"] != "execute":
+                told = {"ok": False, "code": "not_found", "message": "no " + key, "hint": key}
+            lines.write(json.dumps(told).encode() + b"\\n")
+            lines.flush()
+"""
+
+
+async def test_what_a_kernel_says_is_masked(
+    ghost: Ghost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel is dialled, as what is not masked is; what it says is an answer all the same."""
+    path = tmp_path / "services.yaml"
+    kernels = {"command": f"exec python3 -c '{KERNEL}'", "programs": ["python3"]}
+    path.write_text(json.dumps({"services": {"kernels": kernels}}))
+    monkeypatch.setenv("GHOST_SERVICES", str(path))
+    value = secrets.token_urlsafe(24)
+    spec = CaveSpec(ephemeral=True).with_secret("API_KEY", value)
+    async with await ghost.create(spec) as cave:
+        asked = Kernels(cave)
+        done = await asked.execute("print(key)")
+        assert done["outputs"][0]["text"].startswith("[secret API_KEY]")
+        with pytest.raises(NotFound) as refused:
+            await asked.sessions()
+        assert value not in json.dumps([done, refused.value.as_dict()])
