@@ -131,11 +131,10 @@ def _parsed(raw: bytes, masker: Masker | None) -> dict[str, Any]:
         raise ProtocolFailure("a kernel answered what is not JSON") from exc
     if not isinstance(head, dict) or is_deep(head):
         raise ProtocolFailure("a kernel answered what is no object, or nested too deeply")
-    if masker is not None:
-        head = masker.value(head)
-    if head.pop("ok", None) is not True:
-        raise from_wire(head)
-    return head
+    told: dict[str, Any] = head if masker is None else masker.value(head)
+    if told.pop("ok", None) is not True:
+        raise from_wire(told)
+    return told
 
 
 def _records(head: dict[str, Any], key: str) -> list[dict[str, Any]]:
