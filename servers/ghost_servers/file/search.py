@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEARCHING_S = 20.0
 MAX_PATTERN = 10_000
-MAX_GLOBS = 100
+MAX_GLOBS, MAX_GLOB = 100, 1_000
 TEXT_CHARS = 7000
 # Of a long line so much is shown, and so much of it before the match.
 SHOWN, LEAD = 500, 80
@@ -87,6 +87,8 @@ async def search(
 
 def _globs(given: list[str]) -> tuple[str, ...]:
     """With each ``{a,b}`` made two globs: what searches knows no braces. Raises InvalidArgument."""
+    if any(len(glob) > MAX_GLOB for glob in given):
+        raise InvalidArgument(f"a glob has at most {MAX_GLOB} characters")
     globs, done = list(given), []
     while globs:
         glob = globs.pop(0)

@@ -38,6 +38,7 @@ TEXT = "text/plain"
 RANGE_BYTES, MAX_RANGE_BYTES = 32_768, 180_000
 WHOLE_BYTES = 700_000  # a picture, say, is of no use in pieces
 ENTRIES, MAX_ENTRIES = 200, 500
+DEEPEST_ENTRY = 20_000  # a page is found by listing all that stand before it
 MATCHES, MAX_MATCHES = 100, 500
 PAGE = 100
 
@@ -221,6 +222,11 @@ async def _file(cave: Cave, path: str, query: _Query) -> _Contents:
 
 async def _folder(cave: Cave, path: str, query: _Query) -> _Contents:
     most = query.most(ENTRIES, MAX_ENTRIES)
+    if query.offset > DEEPEST_ENTRY:
+        raise InvalidArgument(
+            f"offset: of a folder the first {DEEPEST_ENTRY} entries can be paged through",
+            hint="Search it, or list it in the cave: find.",
+        )
     head = {"path": path, "hidden": True, "limit": query.offset + most}
     records, answer = await cave.records("list", head)
     base = query.base.rstrip("/")
