@@ -312,9 +312,9 @@ def pack(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """
 
     def job(out: Output, given: int) -> dict[str, Any]:
-        from . import archives
+        from . import packing
 
-        return archives.pack(head, out)
+        return packing.pack(head, out)
 
     work(stream, job)
 

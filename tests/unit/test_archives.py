@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ghost_mcp.warden import archives
+from ghost_mcp.warden import archives, extracting
 from ghost_mcp.warden.program import WardenError
 
 from .conftest import Cave, Client, Refused
@@ -483,7 +483,7 @@ def test_too_many_entries(warden: Client) -> None:
 
 def test_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound itself is 4 GiB: here it is made smaller, so that no disk is filled."""
-    monkeypatch.setattr(archives, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(extracting, "MAX_BYTES", 1 << 20)
     bomb = gzip.compress(tar(("zeros", bytes(4 << 20))))
     read, write = os.pipe()
     assert len(bomb) < 1 << 16
