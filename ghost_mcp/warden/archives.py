@@ -18,7 +18,7 @@ from . import files
 from .extracting import MAX_BYTES, MAX_LINK, Target, broken, unsafe
 from .failures import error_head
 from .folders import number
-from .program import CHUNK, WardenError
+from .peers import CHUNK, WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,14 +7,17 @@ import os
 from time import monotonic
 
 from . import processes, wire
-from .program import HOME, RUN, WardenError
+from .peers import WardenError
+from .program import HOME, RUN
 from .streams import Feeder, Nowhere, Source, Spool, ToStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .program import Stream, Timer, Warden
+    from .loop import Timer
+    from .peers import Stream
+    from .program import Warden
 
 MAX_FINISHED = 64
 MAX_KEPT = 128 << 20

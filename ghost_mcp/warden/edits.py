@@ -11,7 +11,7 @@ import re
 
 from . import files
 from .folders import number
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

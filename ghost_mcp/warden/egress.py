@@ -9,15 +9,16 @@ from __future__ import annotations
 import _socket
 
 from . import wire
+from .loop import READ
 from .ports import join
-from .program import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from .program import Stream, Warden
+    from .peers import Stream
+    from .program import Warden
 
 BACKLOG = 128
 PARTING_S = 2.0
@@ -107,7 +108,7 @@ def attach(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     A NOTE carries the port; each connection opens a stream to the hub with ``{op: "accepted", port}``. Being
     attached does not keep a cave from being idle. Raises unsupported in a cave without a network.
     """
-    from .program import WardenError
+    from .peers import WardenError
 
     door = stream.peer.warden.door
     if door is None:

@@ -12,7 +12,7 @@ import os
 import stat as modes
 
 from . import files
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat as modes
 
-from .program import CHUNK, HOME, RUN, WardenError
+from .peers import CHUNK, WardenError
+from .program import HOME, RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .program import Stream
+    from .peers import Stream
 
 # Not files of the cave: the kernel's own trees, and Ghost's.
 OUTSIDE = ("/proc", "/sys", "/dev", "/.ghost", RUN)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from . import files
 from .failures import error_head
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .program import Stream
+    from .peers import Stream
 
 _RLIMITS = {
     "nproc": 6,

@@ -9,7 +9,7 @@ import zlib
 
 from . import files
 from .folders import Walk
-from .program import CHUNK, WardenError
+from .peers import CHUNK, WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

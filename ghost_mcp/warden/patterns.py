@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

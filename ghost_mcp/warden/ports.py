@@ -6,14 +6,15 @@ import _socket
 import errno
 import os
 
-from .program import WRITE, WardenError
+from .loop import WRITE
+from .peers import WardenError
 from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .program import Stream
+    from .peers import Stream
 
 CONNECT_S = 10.0
 MAX_UNIX_PATH = 107

@@ -7,7 +7,7 @@ import os
 from time import clock_gettime
 
 from . import program
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections import deque
 
 from . import files, patterns
 from .folders import Walk, number
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,14 +14,17 @@ import os
 from time import monotonic
 
 from . import commands, processes, program
-from .program import READ, WRITE, WardenError
+from .loop import READ, WRITE
+from .peers import WardenError
 from .streams import write_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .program import Stream, Timer, Warden
+    from .loop import Timer
+    from .peers import Stream
+    from .program import Warden
 
 MAX_SERVICES = 32
 PROBE_S = 0.05  # between two looks at a socket that does not answer yet

@@ -20,14 +20,17 @@ from .commands import (
     folder,
     signal_number,
 )
-from .program import READ, RUN, WardenError
+from .loop import READ
+from .peers import WardenError
+from .program import RUN
 from .streams import Feeder, write_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .program import Stream, Warden
+    from .peers import Stream
+    from .program import Warden
 
 MAX_SESSIONS = 32
 GRACE_S = 1.0

@@ -8,7 +8,8 @@ import os
 from _collections import deque  # type: ignore[import-not-found]
 from itertools import islice
 
-from .program import CHUNK, READ, WRITE
+from .loop import READ, WRITE
+from .peers import CHUNK
 
 SMALL = 2048
 GATHERED = 16  # pieces written at once
@@ -17,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Protocol
 
-    from .program import Stream, Warden
+    from .peers import Stream
+    from .program import Warden
 
     class Sink(Protocol):
         @property

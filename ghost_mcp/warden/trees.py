@@ -13,14 +13,15 @@ import resource
 
 from . import files, folders, processes, wire
 from .failures import error_head
-from .program import CHUNK, HOME, WardenError
+from .peers import CHUNK, WardenError
+from .program import HOME
 from .streams import Feeder, Source, ToStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn
 
-    from .program import Stream
+    from .peers import Stream
 
     Job = Callable[["Output", int], dict[str, Any]]
 

@@ -10,14 +10,14 @@ import struct
 from time import monotonic
 
 from . import files
-from .program import WardenError
+from .peers import WardenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .program import Stream
+    from .peers import Stream
     from .trees import Output
 
 MAX_WATCHES = 8192

@@ -26,7 +26,7 @@ from ghost_mcp.egress.service import current_policy, serve
 from ghost_mcp.errors import InvalidArgument
 from ghost_mcp.spec import NetworkPolicy
 from ghost_mcp.warden import files, wire
-from ghost_mcp.warden.program import WardenError
+from ghost_mcp.warden.peers import WardenError
 
 __all__ = ["CORPUS", "TARGETS"]
 

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ghost_mcp.warden import archives
-from ghost_mcp.warden.program import WardenError
+from ghost_mcp.warden.peers import WardenError
 
 KINDS = [
     tarfile.REGTYPE,

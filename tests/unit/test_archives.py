@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ghost_mcp.warden import archives, extracting
-from ghost_mcp.warden.program import WardenError
+from ghost_mcp.warden.peers import WardenError
 
 from .conftest import Cave, Client, Refused
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ghost_mcp.warden.patterns import Ignored, Rules, glob
-from ghost_mcp.warden.program import WardenError
+from ghost_mcp.warden.peers import WardenError
 
 if TYPE_CHECKING:
     from pathlib import Path
