@@ -19,7 +19,7 @@ from ghost_mcp.errors import (
     ProtocolFailure,
 )
 from ghost_mcp.process import ExecResult, Process, asked, captured, captured_feeding
-from ghost_mcp.warden.link import Piped
+from ghost_mcp.warden.linkstream import Piped
 
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ghost_mcp.secrets.masker import Masker
     from ghost_mcp.services import Service, ServiceStatus
     from ghost_mcp.spec import CaveInfo, Usage
-    from ghost_mcp.warden.link import Link, LinkStream
+    from ghost_mcp.warden.link import Link
+    from ghost_mcp.warden.linkstream import LinkStream
 
 __all__ = ["Cave", "FileContent", "Writing"]
 

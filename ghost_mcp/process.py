@@ -12,7 +12,7 @@ import anyio
 from ghost_mcp.errors import CaveGone, InvalidArgument, LimitExceeded
 
 if TYPE_CHECKING:
-    from ghost_mcp.warden.link import LinkStream
+    from ghost_mcp.warden.linkstream import LinkStream
 
 __all__ = [
     "DEVTOOLS",

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ghost_mcp.egress.ledger import Ledger
     from ghost_mcp.spec import CaveInfo, NetworkPolicy
-    from ghost_mcp.warden.link import Link, LinkStream
+    from ghost_mcp.warden.link import Link
+    from ghost_mcp.warden.linkstream import LinkStream
 
 __all__ = ["attach", "current_policy", "serve"]
 
@@ -67,7 +68,7 @@ async def attach(link: Link, info: CaveInfo, ledger: Ledger, tasks: TaskGroup) -
 
 
 async def _serve(gateway: Gateway, link: Link, stream: LinkStream) -> None:
-    from ghost_mcp.warden.link import Piped
+    from ghost_mcp.warden.linkstream import Piped
 
     near = Piped(stream)
     try:

@@ -31,7 +31,7 @@ __all__ = ["argv", "assemble", "build_runtime", "environ"]
 OLDEST = (3, 9)
 BUILD_S = 120
 ROOM_BYTES = 32 << 20
-NOT_IN_CAVES = frozenset({"link.py", "runtime.py"})
+NOT_IN_CAVES = frozenset({"link.py", "linkstream.py", "runtime.py"})
 
 # What the warden imports, at its start or later, and what a part of it may: with all they import in turn.
 MODULES = tuple(

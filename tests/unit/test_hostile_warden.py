@@ -14,7 +14,8 @@ from ghost_mcp.errors import GhostError, ProtocolFailure
 from ghost_mcp.secrets.masker import Masker
 from ghost_mcp.sockets import Wired
 from ghost_mcp.warden import wire
-from ghost_mcp.warden.link import Link, LinkStream, configure
+from ghost_mcp.warden.link import Link, configure
+from ghost_mcp.warden.linkstream import LinkStream
 
 PATIENCE_S = 30
 

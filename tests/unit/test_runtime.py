@@ -75,7 +75,7 @@ print(len(sys.modules))
     )
     assert done.returncode == 0, done.stderr
     assert "warden.program" in wardens
-    assert not {"warden.link", "warden.runtime"} & set(wardens)
+    assert not {"warden.link", "warden.linkstream", "warden.runtime"} & set(wardens)
     assert int(done.stdout) > 100
     assert done.stderr == ""
 

@@ -14,7 +14,7 @@ from ghost_hub.preview.headers import Upstream
 from ghost_hub.preview.sockets import refuse_socket
 from ghost_hub.principal import principal_of
 from ghost_mcp.errors import GhostError, InvalidArgument, NotFound
-from ghost_mcp.warden.link import Piped
+from ghost_mcp.warden.linkstream import Piped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
