@@ -22,7 +22,7 @@ from docker.errors import APIError
 from ghost_mcp import CaveSpec, Ghost
 from ghost_mcp.backends.base import Backend
 from ghost_mcp.backends.docker import container as made_of
-from ghost_mcp.backends.docker import images
+from ghost_mcp.backends.docker import images, running
 from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.docker.engine import Upgraded
 from ghost_mcp.backends.docker.images import DRESSED
@@ -376,7 +376,7 @@ class TestOpening:
 
     async def test_of_a_cave_in_which_nothing_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with self.made() as (backend, info, _):
-            monkeypatch.setattr(made_of, "RELAY", (["/no/such/program"], "1001:1001"))
+            monkeypatch.setattr(running, "RELAY", (["/no/such/program"], "1001:1001"))
             with pytest.raises(BackendUnavailable, match="no such file"):
                 await backend.connect(info.id)
 
@@ -385,7 +385,7 @@ class TestOpening:
     ) -> None:
         said = ["echo", "container is not running"]
         async with self.made() as (backend, info, _):
-            monkeypatch.setattr(made_of, "RELAY", (said, "1001:1001"))
+            monkeypatch.setattr(running, "RELAY", (said, "1001:1001"))
             async with connected(backend, info.id) as stream, anyio.create_task_group() as tasks:
                 with pytest.raises(ProtocolFailure, match="bad frame"):
                     await Link.open(stream, tasks, name=info.name)

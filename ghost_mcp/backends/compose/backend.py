@@ -232,5 +232,5 @@ class ComposeBackend(DockerBackend):
         container = await self._engine.ask(
             lambda engine: self._projects.service(engine, info.id, service)
         )
-        async for piece in self._printed(container, follow=follow):
+        async for piece in self._containers.log(container, follow=follow):
             yield piece

@@ -18,27 +18,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 
 from ghost_mcp.backends.base import SHAPE, Backend, oldest_first
 from ghost_mcp.backends.docker import container as made_of
 from ghost_mcp.backends.docker.container import Claim, Seen, cave_name, stage_name
-from ghost_mcp.backends.docker.engine import Engine, Upgraded, map_errors
+from ghost_mcp.backends.docker.engine import Engine
 from ghost_mcp.backends.docker.finding import Finder
 from ghost_mcp.backends.docker.images import Images
-from ghost_mcp.backends.docker.stream import ExecStream
+from ghost_mcp.backends.docker.running import Containers
 from ghost_mcp.backends.local.door import state_folder
-from ghost_mcp.backends.relays import begun
 from ghost_mcp.errors import (
     BackendUnavailable,
     CaveGone,
@@ -60,12 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerBackend", "Made"]
 
-GONE_S = 30.0
-STOP_S = 5
 PAUSE_S = 0.05
-FREEZES = 3
-NOT_STARTED = (126, 127)  # the engine's, of a program that it could not start
-FOLLOWERS = 64  # logs followed at once: each takes a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +96,7 @@ class DockerBackend(Backend):
         self._instance = (instance or os.environ.get("GHOST_INSTANCE") or "default") + self._kind
         self._cache = cache or Path(state_folder(), "cache", "docker")
         self._finder = Finder(self._instance)
-        self._followers = anyio.CapacityLimiter(FOLLOWERS)
-        self._opened: tuple[Engine, Images] | None = None
+        self._opened: tuple[Engine, Images, Containers] | None = None
         self._lifelines: dict[str, ByteStream | None] = {}  # of the ephemeral caves made here
         self._published: set[str] = set()  # those of them that an engine's list has while they live
         self._prepared: set[str] = set()
@@ -113,7 +104,8 @@ class DockerBackend(Backend):
 
     async def __aenter__(self) -> Self:
         engine = await Engine.open()
-        self._opened = engine, Images(engine, self._cache, self._runtime_image)
+        images = Images(engine, self._cache, self._runtime_image)
+        self._opened = engine, images, Containers(engine)
         return self
 
     async def __aexit__(
@@ -147,7 +139,11 @@ class DockerBackend(Backend):
         return self._open[1]
 
     @property
-    def _open(self) -> tuple[Engine, Images]:
+    def _containers(self) -> Containers:
+        return self._open[2]
+
+    @property
+    def _open(self) -> tuple[Engine, Images, Containers]:
         if self._opened is None:
             raise GhostError("the docker backend is not open", hint="Use it as: async with ...")
         return self._opened
@@ -169,7 +165,7 @@ class DockerBackend(Backend):
                 return self._same(spec, found.seen)
             except Conflict:  # somebody is making it, or has died over it
                 left = await self._engine.ask(lambda e: self._finder.abandoned(e, spec.id))
-                await self._remove([stage] if time.monotonic() > deadline else left)
+                await self._containers.remove([stage] if time.monotonic() > deadline else left)
                 await anyio.sleep(PAUSE_S)
         try:
             self._lifelines.update({spec.id: made.lifeline} if spec.ephemeral else {})
@@ -224,28 +220,19 @@ class DockerBackend(Backend):
         image = await self.images.dressed(spec.image or "")
         runtime = await self.images.runtime(image)
         lifeline = None
-
-        def create(engine: docker.APIClient) -> str:
-            config, walls = self._parts(spec, runtime, pool=pool)
-            host = engine.create_host_config(**walls)
-            made = engine.create_container(image, host_config=host, name=stage, **config)
-            check(engine)
-            return str(made["Id"])
-
+        parts = partial(self._parts, spec, runtime, pool=pool)
         try:
-            with _told_apart():
-                container = await self._engine.ask(create)
+            container = await self._containers.make(stage, image, parts, check)
             await self._surround(spec, container)
             if spec.ephemeral:
-                lifeline = (await self._attach(container)).stream
-            with _told_apart():
-                await self._engine.ask(lambda engine: engine.start(container))
+                lifeline = await self._containers.lifeline(container)
+            await self._containers.start(container)
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if lifeline is not None:
                     await anyio.aclose_forcefully(lifeline)
                 if not isinstance(exc, Conflict):
-                    await self._remove([stage])
+                    await self._containers.remove([stage])
             raise
         return Made(container, lifeline)
 
@@ -259,16 +246,12 @@ class DockerBackend(Backend):
     async def _surround(self, spec: CaveSpec, container: str) -> None:
         """Make what has to be there before this container of a cave starts."""
 
-    async def _attach(self, container: str) -> Upgraded:
-        """The way to its standard input. When it closes, however it does, the engine closes that input."""
-        return await self._engine.upgrade(f"/containers/{container}/attach?stdin=1&stream=1")
-
     async def _configure(
         self, container: str, spec: CaveSpec, secrets: Mapping[str, bytes]
     ) -> Configured:
         """A cave that does not come up says why."""
         try:
-            stream = await self._relay(container)
+            stream = await self._containers.relay(container)
             try:
                 return await configure(stream, self.settings(spec, secrets))
             except BaseException:
@@ -277,8 +260,7 @@ class DockerBackend(Backend):
         except CaveGone as exc:
             said = "it said nothing"
             with suppress(GhostError):  # an ephemeral one is gone with its log
-                log = await self._engine.ask(lambda engine: engine.logs(container, tail=5))
-                said = log.decode("utf-8", "replace").strip()[-400:] or said
+                said = await self._containers.last_words(container) or said
             raise BackendUnavailable(f"the cave did not start: {said}") from exc
 
     async def _publish(self, container: str, spec: CaveSpec) -> CaveInfo:
@@ -375,7 +357,7 @@ class DockerBackend(Backend):
                 await self.destroy(info.id)
             elif info is not None:
                 found.append(info)
-        await self._remove(await self._stale())
+        await self._containers.remove(await self._stale())
         # These ended by themselves: what is held of each is a socket or two.
         for cave_id in before - there:
             await self._let_go(cave_id)
@@ -388,7 +370,7 @@ class DockerBackend(Backend):
         """Unfinished containers, volumes of ours that no container has, and what images.py made and nobody needs."""
         stale = await self._stale()
         if remove:
-            await self._remove(stale)
+            await self._containers.remove(stale)
         images, runtimes = await self.images.unused()
 
         def rest(engine: docker.APIClient) -> Sequence[str]:
@@ -410,10 +392,10 @@ class DockerBackend(Backend):
         seen, info = await self._find(cave_id)
         after(info.state, Event.START, info.name)
         if info.state is State.PAUSED:
-            await self._engine.ask(lambda engine: engine.unpause(seen.container))
+            await self._containers.thaw(seen.container)
         elif info.state is not State.RUNNING:
             await self._hang_up(info.id)
-            await self._engine.ask(lambda engine: engine.start(seen.container))
+            await self._containers.start(seen.container)
             self._begun[info.id] = await self._configure(seen.container, info.spec, secrets or {})
         return await self.get(info.id)
 
@@ -426,16 +408,10 @@ class DockerBackend(Backend):
                 hint="Pause it, or destroy it.",
             )
         if pause and info.state is not State.PAUSED:
-            await self._engine.ask(partial(_freeze, seen.container))
+            await self._containers.freeze(seen.container)
         if not pause:
             await self._hang_up(info.id)
-
-            def stop(engine: docker.APIClient) -> None:
-                if info.state is State.PAUSED:  # the frozen take no signal
-                    engine.unpause(seen.container)
-                engine.stop(seen.container, timeout=STOP_S)
-
-            await self._engine.ask(stop)
+            await self._containers.stop(seen.container, frozen=info.state is State.PAUSED)
         return await self.get(info.id)
 
     async def destroy(self, cave_id: str) -> None:
@@ -451,33 +427,13 @@ class DockerBackend(Backend):
         await self._hang_up(cave_id)
         self._prepared.discard(cave_id)
         others = await self._engine.ask(lambda engine: self._finder.of_cave(engine, cave_id))
-        await self._remove([*containers, *others])
-
-    async def _remove(self, containers: Sequence[str]) -> None:
-        """Remove containers, by id or name, with their volumes, whoever is removing them too."""
-
-        def remove(container: str, engine: docker.APIClient) -> bool:
-            try:
-                engine.remove_container(container, v=True, force=True)
-            except NotFound:
-                return True
-            except APIError as exc:
-                if exc.status_code != 409:
-                    raise
-            return False
-
-        with anyio.move_on_after(GONE_S):
-            for container in dict.fromkeys(containers):
-                while not await self._engine.ask(partial(remove, container)):
-                    await anyio.lowlevel.checkpoint()
-            return
-        raise BackendUnavailable("a container does not end", hint=f"docker rm -f {containers[0]}")
+        await self._containers.remove([*containers, *others])
 
     # --- talking ---------------------------------------------------------------------------------
 
     async def connect(self, cave_id: str) -> ByteStream:
         if cave_id in self._prepared:
-            return await self._relay(stage_name("pool", cave_id))
+            return await self._containers.relay(stage_name("pool", cave_id))
         seen, info = await self._find(cave_id)
         if info.state is State.ENDED:
             raise CaveGone(f"cave {info.name} has ended", hint=f"ghost start {info.name}")
@@ -487,7 +443,7 @@ class DockerBackend(Backend):
             return begun
         if begun is not None:
             await anyio.aclose_forcefully(begun)
-        return await self._relay(seen.container)
+        return await self._containers.relay(seen.container)
 
     async def _hang_up(self, cave_id: str) -> None:
         self._published.discard(cave_id)
@@ -500,109 +456,16 @@ class DockerBackend(Backend):
         if await self._engine.ask(lambda engine: self._finder.find(engine, cave_id)) is None:
             await self._hang_up(cave_id)
 
-    async def _relay(self, container: str) -> ExecStream:
-        """A relay in the container, once the warden has answered through it. Raises CaveGone, BackendUnavailable."""
-        command, user = made_of.RELAY
-        try:
-            made = await self._engine.ask(
-                lambda engine: engine.exec_create(container, command, stdin=True, user=user)
-            )
-            opened = await self._engine.upgrade(
-                f"/exec/{made['Id']}/start", {"Detach": False, "Tty": False}
-            )
-        except (Conflict, CaveNotFound) as exc:
-            raise CaveGone("the cave has ended") from exc
-        stream = ExecStream(opened.stream, opened.buffered)
-        async with begun(stream):
-            if not stream.framed:
-                await self._check_ran(container, made["Id"], stream.opening)
-        return stream
-
-    async def _check_ran(self, container: str, relay: str, said: str) -> None:
-        """Raise if the relay was never started: then what came is the engine's own word, written where its output
-        would be. What a program of the cave wrote there is left to who reads frames."""
-
-        def look(engine: docker.APIClient) -> tuple[bool, bool]:
-            try:
-                seen = engine.exec_inspect(relay)
-                # One that answers at once may have no number yet; one that did not start has the code for that.
-                ran = seen["Running"] or seen["Pid"] or seen["ExitCode"] not in NOT_STARTED
-                return bool(ran), bool(engine.inspect_container(container)["State"]["Running"])
-            except NotFound:
-                return False, False
-
-        ran, lives = await self._engine.ask(look)
-        if not ran and lives:
-            raise BackendUnavailable(f"the engine starts nothing in the cave: {said}")
-        if not ran:
-            raise CaveGone(f"the cave has ended: {said}")
-
     async def usage(self, cave_id: str) -> Usage:
         seen, info = await self._find(cave_id)
         if info.state not in (State.RUNNING, State.PAUSED):
             return Usage()
-        now: Any = await self._engine.ask(
-            lambda engine: engine.stats(seen.container, stream=False, one_shot=True)
-        )
-        return Usage(
-            memory_bytes=now["memory_stats"].get("usage"),
-            memory_peak_bytes=now["memory_stats"].get("max_usage"),
-            cpu_s=now["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
-            pids=now["pids_stats"].get("current"),
-        )
+        return await self._containers.usage(seen.container)
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         seen, _ = await self._find(cave_id)
-        async for piece in self._printed(seen.container, follow=follow):
+        async for piece in self._containers.log(seen.container, follow=follow):
             yield piece
-
-    async def _printed(self, container: str, *, follow: bool) -> AsyncIterator[bytes]:
-        pieces = await self._engine.ask(lambda e: e.logs(container, stream=True, follow=follow))
-        try:
-            while True:
-                with map_errors():
-                    piece = await anyio.to_thread.run_sync(
-                        next, pieces, b"", abandon_on_cancel=True, limiter=self._followers
-                    )
-                if not piece:
-                    return
-                yield piece
-        finally:
-            pieces.close()
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """What an engine cannot enforce or has not got is no fault of the one who asked, nor one that passes."""
-    try:
-        yield
-    except GhostError as exc:
-        for sign, (lacks, hint) in _LACKS.items():
-            if sign in exc.message:
-                raise Unsupported(f"{lacks} ({exc.message[:200]})", hint=hint) from exc
-        raise
-
-
-_LACKS = {
-    "no quota support": (
-        "this engine's volumes have no limit of size",
-        "Leave disk out, or put the engine's data on a file system with project quotas.",
-    ),
-    "could not select device driver": (
-        "this engine has no GPUs for containers",
-        "Leave gpus out, or install the NVIDIA Container Toolkit on the engine's machine.",
-    ),
-}
-
-
-def _freeze(container: str, engine: docker.APIClient) -> None:
-    """On a crowded machine the kernel may take longer over it than the engine waits."""
-    for left in reversed(range(FREEZES)):
-        try:
-            return engine.pause(container)
-        except APIError as exc:
-            if not left or "freeze" not in str(exc.explanation):
-                raise
 
 
 class _Another(Exception):
