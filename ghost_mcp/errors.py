@@ -8,9 +8,9 @@ cave's border as ``{code, message, hint}`` and are rebuilt here from a table, ne
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "BackendUnavailable",
@@ -101,6 +101,13 @@ class CaveNotFound(NotFound):
     """No cave of that name."""
 
     code = "cave_not_found"
+
+    @classmethod
+    def among(cls, name: str, there: Iterable[str]) -> Self:
+        """The hint tells the first ten of the full names that there are."""
+        known = ", ".join(sorted(there)[:10])
+        hint = f"Caves here: {known}." if known else "There are none: ghost create NAME"
+        return cls(f"no such cave: {name[:64]}", hint=hint)
 
 
 class Conflict(GhostError):

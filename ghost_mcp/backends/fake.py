@@ -172,8 +172,7 @@ class FakeBackend(Backend):
                     if self._caves.get(cave.spec.id) is cave:
                         yield cave
                         return
-        known = ", ".join(sorted(cave.spec.full_name for cave in self._caves.values())[:10])
-        raise CaveNotFound(f"no such cave: {name[:64]}", hint=f"Caves here: {known or 'none'}.")
+        raise CaveNotFound.among(name, (one.spec.full_name for one in self._caves.values()))
 
     async def _start(self, cave: _Cave, secrets: Mapping[str, bytes]) -> None:
         self._let_go(cave)

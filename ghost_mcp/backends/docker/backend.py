@@ -339,11 +339,7 @@ class DockerBackend(Backend):
         if seen is not None and info is not None:
             return seen, info
         there = await self._engine.ask(self._finder.all)
-        known = ", ".join(sorted(one.spec.full_name for one in there)[:10])
-        raise CaveNotFound(
-            f"no such cave: {name[:64]}",
-            hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
-        )
+        raise CaveNotFound.among(name, (one.spec.full_name for one in there))
 
     async def get(self, name: str) -> CaveInfo:
         return (await self._find(name))[1]

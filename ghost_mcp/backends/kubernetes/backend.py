@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from ghost_mcp.backends.base import Backend
+from ghost_mcp.backends.base import Backend, oldest_first
 from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.finding import Finder, Found, core, is_id
@@ -297,11 +297,7 @@ class KubernetesBackend(Backend):
         found = await self._finder.find(ref)
         if found is not None:
             return found
-        known = ", ".join(await self._finder.names(10))
-        raise CaveNotFound(
-            f"no such cave: {ref[:64]}",
-            hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
-        )
+        raise CaveNotFound.among(ref, await self._finder.names(10))
 
     async def get(self, name: str) -> CaveInfo:
         return (await self._find(name)).info
@@ -313,7 +309,7 @@ class KubernetesBackend(Backend):
                 await self.destroy(info.id)
             else:
                 found.append(info)
-        return sorted(found, key=lambda info: info.created_at)
+        return oldest_first(found, owner)
 
     # --- changing --------------------------------------------------------------------------------
 

@@ -54,11 +54,7 @@ def find(state: str, name: str) -> str:
         for folder in ("caves", "pool"):
             if "\0" not in name and os.path.isdir(f"{state}/{folder}/{name}"):
                 return f"{state}/{folder}/{name}"
-    known = ", ".join(names(state)[:10])
-    raise CaveNotFound(
-        f"no such cave: {name[:64]}",
-        hint=f"Caves here: {known}." if known else "There are none: ghost create NAME",
-    )
+    raise CaveNotFound.among(name, names(state))
 
 
 def connect(sock: Any, folder: str) -> None:
