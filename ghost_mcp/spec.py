@@ -15,20 +15,27 @@ if TYPE_CHECKING:
     from ghost_mcp.lifecycle import State
 
 __all__ = [
+    "DESKTOP",
+    "NAME",
     "PROJECT_BYTES",
     "Assurance",
     "CaveInfo",
     "CaveSpec",
+    "Given",
     "Limits",
     "NetworkPolicy",
     "Project",
     "Usage",
+    "check_full_name",
+    "check_name",
+    "is_id",
     "parse_size",
     "parse_span",
 ]
 
 MIB = 1 << 20
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
+_ID = re.compile(r"[0-9a-f]{16}\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 #: The label of a cave whose browser is to be on its desktop, which is started for that; its value is the service.
 DESKTOP = "desktop"
@@ -68,6 +75,11 @@ def parse_span(text: str) -> float:
     return float(match[1]) * _SPANS[match[2]]
 
 
+def is_id(ref: str) -> bool:
+    """Whether that has the form of a cave's id. A name may have it too."""
+    return _ID.match(ref) is not None
+
+
 def check_name(name: str) -> str:
     """The name, when it can be a host name's label. Raises InvalidArgument."""
     if not NAME.match(name):
@@ -84,6 +96,19 @@ def check_full_name(name: str) -> str:
     if slash and NAME.match(owner) and NAME.match(own):
         return name
     return check_name(name)
+
+
+def _check_mounts(mounts: Mapping[str, str]) -> None:
+    for path, source in mounts.items():
+        absolute = path.startswith("/") and source.startswith("/")
+        if not absolute or ".." in path.split("/") or "\0" in path + source:
+            raise InvalidArgument(f"bad mount: {path[:200]}", hint="Both paths are absolute.")
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    for key, value in labels.items():
+        if not _LABEL.match(key) or len(value) > 256 or not value.isprintable():
+            raise InvalidArgument(f"bad label: {key!r}")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
@@ -244,7 +269,7 @@ class CaveSpec:
     given: Given = field(default_factory=Given, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9a-f]{16}", self.id):
+        if not is_id(self.id):
             raise InvalidArgument(f"not a cave id: {self.id!r}")
         if not self.name:
             object.__setattr__(self, "name", f"cave-{self.id[:12]}")  # 48 bits: there may be many
@@ -257,16 +282,8 @@ class CaveSpec:
                 raise InvalidArgument(
                     f"not a secret name: {secret!r}", hint="Use letters, digits and _."
                 )
-        for key, value in self.labels.items():
-            if not _LABEL.match(key) or len(value) > 256 or not value.isprintable():
-                raise InvalidArgument(f"bad label: {key!r}")
-        for path, source in self.mounts.items():
-            if (
-                not (path.startswith("/") and source.startswith("/"))
-                or ".." in path.split("/")
-                or "\0" in path + source
-            ):
-                raise InvalidArgument(f"bad mount: {path[:200]}", hint="Both paths are absolute.")
+        _check_labels(self.labels)
+        _check_mounts(self.mounts)
         if self.gpus is not None and not _GPUS.fullmatch(str(self.gpus)):
             raise InvalidArgument(
                 f"not a choice of GPUs: {str(self.gpus)[:64]!r}",

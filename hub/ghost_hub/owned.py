@@ -18,7 +18,7 @@ from ghost_mcp.errors import (
     QuotaExceeded,
 )
 from ghost_mcp.lifecycle import State
-from ghost_mcp.spec import CaveInfo, CaveSpec, check_name
+from ghost_mcp.spec import CaveInfo, CaveSpec, check_name, is_id
 
 if TYPE_CHECKING:
     from ghost_hub.principal import Principal
@@ -47,7 +47,7 @@ class OwnerCaves:
     async def place(self, name: str) -> Place:
         """Raises CaveNotFound, CaveGone, Conflict when it is stopped."""
         check_name(name)
-        if _is_id(name):  # which an engine would find whosever it is
+        if is_id(name):  # which an engine would find whosever it is
             return await self._places.of(await self.find(name))
         try:
             return await self._places.named(self._full(name))
@@ -58,7 +58,7 @@ class OwnerCaves:
         """By name, or by id: a cave of another owner is not there, and the answer is the same."""
         check_name(name)
         ghost = self._places.ghost
-        for ref in (self._full(name), *([name] if _is_id(name) else ())):
+        for ref in (self._full(name), *([name] if is_id(name) else ())):
             try:
                 cave = await ghost.get(ref)
             except CaveNotFound:
@@ -182,7 +182,3 @@ class Caller:
 
     async def list(self) -> list[CaveInfo]:
         return await self.owned.list()
-
-
-def _is_id(name: str) -> bool:
-    return len(name) == 16 and all(char in "0123456789abcdef" for char in name)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -25,14 +24,12 @@ from ghost_mcp.backends.docker.container import (
 from ghost_mcp.backends.docker.engine import clock
 from ghost_mcp.backends.docker.makers import MAKER, died
 from ghost_mcp.errors import InvalidArgument
-from ghost_mcp.spec import CaveSpec, check_full_name
+from ghost_mcp.spec import CaveSpec, check_full_name, is_id
 
 if TYPE_CHECKING:
     import docker
 
 __all__ = ["Finder"]
-
-_CAVE_ID = re.compile(r"[0-9a-f]{16}\Z")
 
 
 class Finder:
@@ -83,7 +80,7 @@ class Finder:
 
     def find(self, engine: docker.APIClient, ref: str) -> Seen | None:
         """The cave of that full name or id."""
-        found = self.with_id(engine, ref) if _CAVE_ID.match(ref) else None
+        found = self.with_id(engine, ref) if is_id(ref) else None
         with suppress(InvalidArgument):
             check_full_name(ref)
             found = found or self.look(engine, cave_name(self._instance, ref))

@@ -25,7 +25,7 @@ import anyio
 from ghost_mcp.backends.base import Backend, oldest_first
 from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.cluster import Cluster
-from ghost_mcp.backends.kubernetes.finding import Finder, Found, core, is_id
+from ghost_mcp.backends.kubernetes.finding import Finder, Found, core
 from ghost_mcp.backends.kubernetes.manifests import CAVE, ID
 from ghost_mcp.backends.kubernetes.pool import ClusterPool
 from ghost_mcp.backends.kubernetes.records import Records
@@ -42,7 +42,7 @@ from ghost_mcp.errors import (
     Unsupported,
 )
 from ghost_mcp.lifecycle import Event, State, after
-from ghost_mcp.spec import CaveInfo, CaveSpec, Usage
+from ghost_mcp.spec import CaveInfo, CaveSpec, Usage, is_id
 from ghost_mcp.warden.link import configuring
 
 if TYPE_CHECKING:

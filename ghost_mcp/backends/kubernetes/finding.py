@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ghost_mcp.backends.kubernetes import manifests, reading
 from ghost_mcp.backends.kubernetes.manifests import ID, INSTANCE, SPEC
 from ghost_mcp.errors import CaveNotFound, Conflict, InvalidArgument
-from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name
+from ghost_mcp.spec import CaveInfo, CaveSpec, check_full_name, is_id
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.cluster import Cluster
     from ghost_mcp.backends.kubernetes.settings import Settings
 
-__all__ = ["Finder", "Found", "core", "is_id"]
+__all__ = ["Finder", "Found", "core"]
 
 NOW = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
 
@@ -129,11 +129,6 @@ class Finder:
 def core(space: str) -> str:
     """The path of a namespace's objects."""
     return f"/api/v1/namespaces/{space}"
-
-
-def is_id(ref: str) -> bool:
-    """Whether this is a cave's id rather than its name."""
-    return len(ref) == 16 and all(char in "0123456789abcdef" for char in ref)
 
 
 def _is_full_name(ref: str) -> bool:

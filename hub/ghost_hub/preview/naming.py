@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ghost_mcp.errors import InvalidArgument
-from ghost_mcp.spec import NAME
+from ghost_mcp.spec import NAME, is_id
 
 if TYPE_CHECKING:
     from ghost_mcp.spec import CaveInfo
@@ -25,7 +25,6 @@ DOMAIN = re.compile(
 )
 _TARGET = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_ID = re.compile(r"[0-9a-f]{16}")
 LONGEST = 63
 
 
@@ -37,7 +36,7 @@ def label(info: CaveInfo, target: str) -> str:
             hint="Ports are 1 to 65535.",
         )
     name = info.name
-    plain = not info.spec.owner and "--" not in name and not _ID.fullmatch(name)
+    plain = not info.spec.owner and "--" not in name and not is_id(name)
     if plain and len(target) + 2 + len(name) <= LONGEST:
         return f"{target}--{name}"
     return f"{target}--{info.id}"
