@@ -17,7 +17,7 @@ import zlib
 from . import files
 from .extracting import MAX_BYTES, MAX_LINK, Target, broken, unsafe
 from .failures import error_head
-from .folders import number
+from .heads import number
 from .peers import CHUNK, WardenError
 
 TYPE_CHECKING = False

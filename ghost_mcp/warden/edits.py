@@ -10,7 +10,7 @@ import os
 import re
 
 from . import files
-from .folders import number
+from .heads import number
 from .peers import WardenError
 
 TYPE_CHECKING = False

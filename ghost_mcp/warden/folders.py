@@ -10,6 +10,7 @@ from itertools import islice
 
 from . import files
 from .failures import error_head
+from .heads import number
 from .peers import WardenError
 
 TYPE_CHECKING = False
@@ -26,16 +27,6 @@ MAX_LISTED = 50_000
 MAX_DEPTH = 4096
 # Folders that tools fill by the thousand: their content says nothing of what somebody did.
 NOISE = frozenset((".git", "node_modules", "__pycache__", ".venv", ".cache"))
-
-
-def number(head: dict[str, Any], key: str, default: int, low: int, high: int) -> int:
-    """A bounded whole number from a head. Raises invalid_argument for what is no number."""
-    value = head.get(key)
-    if value is None:
-        return default
-    if type(value) is not int:
-        raise WardenError("invalid_argument", f"{key} is not a whole number: {str(value)[:40]}")
-    return max(low, min(value, high))
 
 
 class Walk:

@@ -66,7 +66,7 @@ def hold(stream: Stream, head: dict[str, Any], body: bytes) -> None:
 
 def _prepare() -> None:
     """Load what the first program needs while the hub is still busy with our answer."""
-    from . import commands, processes, streams  # noqa: F401
+    from . import execution  # noqa: F401
 
 
 def _limit(limits: dict[str, int]) -> None:

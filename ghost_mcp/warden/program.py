@@ -21,9 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .commands import Commands
     from .egress import Door
     from .loop import Timer
     from .services import Services
+    from .sessions import Sessions
 
 FREED = 1 << 20  # of the program's memory, kept for what comes next
 MAX_PEERS = 64
@@ -40,6 +42,8 @@ class Warden(Loop):
     lifeline_fd = -1
     door: Door | None = None
     services: Services | None = None
+    commands: Commands | None = None
+    sessions: Sessions | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ import stat as modes
 from collections import deque
 
 from . import files, patterns
-from .folders import Walk, number
+from .folders import Walk
+from .heads import number
 from .peers import WardenError
 
 TYPE_CHECKING = False

@@ -13,7 +13,8 @@ import errno
 import os
 from time import monotonic
 
-from . import commands, processes, program
+from . import launching, processes, program
+from .heads import seconds
 from .loop import READ, WRITE
 from .peers import WardenError
 from .streams import write_new
@@ -22,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from .commands import Command
     from .loop import Timer
     from .peers import Stream
     from .program import Warden
@@ -49,8 +51,8 @@ class Service:
         self.argv = [str(word) for word in head.get("argv") or ()]
         self.cwd = head.get("cwd")
         self.env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
-        self.ready_s = commands.seconds(head, "ready_s") or 30.0
-        self.idle_s = commands.seconds(head, "idle_s")
+        self.ready_s = seconds(head, "ready_s") or 30.0
+        self.idle_s = seconds(head, "idle_s")
         self.ask = str(head.get("ask") or "").encode()
         self.expect = str(head.get("expect") or "").encode()
         self.port = _port(head.get("port"))
@@ -61,7 +63,7 @@ class Service:
             _unlink(written)
             write_new(written, body)
         self.waiters: list[Stream] = []
-        self._command: commands.Command | None = None
+        self._command: Command | None = None
         self._began = self._used = monotonic()
         self._ends = 0
         self._timer: Timer | None = None
@@ -76,7 +78,7 @@ class Service:
         if self.path:
             _unlink(self.path)
         head = {"argv": self.argv, "env": self.env, "cwd": self.cwd}
-        self._command = command = commands.launch(self.warden, head)
+        self._command = command = launching.launch(self.warden, None, head)
         command.waiters.append(lambda: self._ended(command))
         self._look()
 
@@ -95,7 +97,7 @@ class Service:
         else:
             self._timer = self.warden.after(PROBE_S, self._look)
 
-    def _ended(self, command: commands.Command) -> None:
+    def _ended(self, command: Command) -> None:
         """Its main program has ended by itself: the rest of it goes too, and it starts anew."""
         if self._command is not command:
             return
@@ -164,14 +166,14 @@ class Service:
 
     # --- ending ----------------------------------------------------------------------------------
 
-    def close(self) -> commands.Command | None:
+    def close(self) -> Command | None:
         """End it and all it started: politely, then not. Returns its program."""
         for stream in self.waiters:
             stream.fail(WardenError("conflict", f"service {self.name} was stopped"))
         self.waiters = []
         return self._end()
 
-    def _end(self) -> commands.Command | None:
+    def _end(self) -> Command | None:
         self._quiet()
         command, self._command = self._command, None
         if command is not None and command.running:
@@ -324,7 +326,7 @@ class Services:
         while awaiting:
             awaiting.pop().note({})
 
-    def stop(self, service: Service) -> commands.Command | None:
+    def stop(self, service: Service) -> Command | None:
         """End it; returns its program, which may take a while to go."""
         del self._by_name[service.name]
         return service.close()
@@ -403,7 +405,7 @@ def _port(given: Any) -> int:
 
 
 def _missing(stream: Stream, head: dict[str, Any]) -> list[str]:
-    seen = commands.environment(stream.peer.warden, {}, "")
+    seen = launching.environment(stream.peer.warden, {}, "")
     names = [str(name) for name in head.get("programs") or ()]
     return [name for name in names[:64] if not _there(name, seen)]
 
@@ -418,7 +420,7 @@ def _there(name: str, env: dict[str, str]) -> bool:
     return True
 
 
-def _kill(command: commands.Command) -> None:
+def _kill(command: Command) -> None:
     command.kill()
     if command.tree is not None:
         command.tree.kill()  # what has outlived its main program

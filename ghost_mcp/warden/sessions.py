@@ -11,15 +11,9 @@ from __future__ import annotations
 import os
 
 from . import processes
-from .commands import (
-    MAX_PENDING_INPUT,
-    STDERR,
-    STDOUT,
-    Command,
-    environment,
-    folder,
-    signal_number,
-)
+from .commands import MAX_PENDING_INPUT, Command
+from .heads import signal_number
+from .launching import STDERR, STDOUT, environment, folder
 from .loop import READ
 from .peers import WardenError
 from .program import RUN
@@ -197,14 +191,95 @@ class Session:
             self._end()
 
 
-_sessions: dict[str, Session] = {}
-_counter = [0]
+class Sessions:
+    """Those of this cave."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, Session] = {}
+        self._count = 0
+
+    def get(self, name: Any) -> Session:
+        """Raises session_not_found, with the names there are."""
+        session = self.named.get(str(name))
+        if session is None:
+            known = ", ".join(sorted(self.named)) or "none"
+            raise WardenError(
+                "session_not_found",
+                f"no such session: {str(name)[:64]}",
+                f"Sessions of this cave: {known}.",
+            )
+        return session
+
+    def create(self, warden: Warden, head: dict[str, Any]) -> Session:
+        """One whose shell runs. Raises limit_exceeded, invalid_argument, conflict."""
+        if len(self.named) >= MAX_SESSIONS:
+            raise WardenError(
+                "limit_exceeded", f"{MAX_SESSIONS} sessions are open", "Kill one first."
+            )
+        name = str(head.get("name") or "") or self._next()
+        plain = name.replace("-", "").replace("_", "")
+        if not plain.isalnum() or len(name) > 40 or not name.isascii():
+            raise WardenError(
+                "invalid_argument",
+                f"not a session name: {name[:64]}",
+                "Use letters, digits, - and _.",
+            )
+        if name in self.named:
+            raise WardenError("conflict", f"session {name} is already there")
+        env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
+        session = Session(warden, name, folder(head.get("cwd")), env)
+        session.begin()
+        self.named[name] = session
+        return session
+
+    def _next(self) -> str:
+        self._count += 1
+        return f"s{self._count}"
+
+    def close(self, name: Any) -> Session:
+        """It is forgotten, with all that came from its shell ended. Raises session_not_found."""
+        session = self.get(name)
+        session.close()
+        del self.named[session.name]
+        return session
+
+
+def of(warden: Warden) -> Sessions:
+    """The sessions of a cave."""
+    if warden.sessions is None:
+        warden.sessions = Sessions()
+    return warden.sessions
 
 
 def run(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
     """Run a line in a session; the session is there, and free."""
     warden = stream.peer.warden
-    session = _get(head.get("session"))
+    session = of(warden).get(head.get("session"))
+    code = _code(head)
+    if len(body) > MAX_PENDING_INPUT:
+        raise WardenError("limit_exceeded", "too much input for a session: write it to a file")
+    if session.command is not None:
+        raise WardenError(
+            "session_busy",
+            f"session {session.name} is still running command {session.command.id}",
+            "Wait for it by its command_id, kill it, or use another session.",
+        )
+    if not session.live:
+        session.begin()
+    command = Command(warden, str(head["line"]), session=session.name)
+    warden.log(f"{command.id} start in {session.name} {command.text[:200]}")
+    stdin = str(head.get("stdin", "none"))
+    given = body if stdin == "data" or body else None
+    try:
+        session.run(command, code, given, open_input=stdin == "open")
+    except OSError:
+        command.discard()
+        raise
+    return command
+
+
+def _code(head: dict[str, Any]) -> bytes:
+    """The line that a head gives a session, as the shell reads it. Raises invalid_argument."""
     line = head.get("line")
     if line is None:
         raise WardenError("invalid_argument", "a session takes a command line, not a list")
@@ -224,76 +299,22 @@ def run(stream: Stream, head: dict[str, Any], body: bytes) -> Command:
         raise WardenError("invalid_argument", "half a character in the command") from None
     if b"\0" in code:
         raise WardenError("invalid_argument", "a NUL byte in the command")
-    if len(body) > MAX_PENDING_INPUT:
-        raise WardenError("limit_exceeded", "too much input for a session: write it to a file")
-    if session.command is not None:
-        raise WardenError(
-            "session_busy",
-            f"session {session.name} is still running command {session.command.id}",
-            "Wait for it by its command_id, kill it, or use another session.",
-        )
-    if not session.live:
-        session.begin()
-    command = Command(warden, str(line), session=session.name)
-    warden.log(f"{command.id} start in {session.name} {command.text[:200]}")
-    stdin = str(head.get("stdin", "none"))
-    given = body if stdin == "data" or body else None
-    try:
-        session.run(command, code, given, open_input=stdin == "open")
-    except OSError:
-        command.discard()
-        raise
-    return command
-
-
-def _get(name: Any) -> Session:
-    session = _sessions.get(str(name))
-    if session is None:
-        known = ", ".join(sorted(_sessions)) or "none"
-        raise WardenError(
-            "session_not_found",
-            f"no such session: {str(name)[:64]}",
-            f"Sessions of this cave: {known}.",
-        )
-    return session
+    return code
 
 
 def control(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     """``{action: create|close|signal|list, name, cwd, env, signal}``."""
-    warden, action = stream.peer.warden, head.get("action")
+    warden, action, name = stream.peer.warden, head.get("action"), head.get("name")
     if action == "create":
-        stream.close(_describe(_create(warden, head)))
+        stream.close(_describe(of(warden).create(warden, head)))
     elif action == "close":
-        session = _get(head.get("name"))
-        session.close()
-        del _sessions[session.name]
-        stream.close(_describe(session))
+        stream.close(_describe(of(warden).close(name)))
     elif action == "signal":
-        stream.close({"reached": _get(head.get("name")).signal(signal_number(head))})
+        stream.close({"reached": of(warden).get(name).signal(signal_number(head))})
     elif action == "list":
-        stream.close({"sessions": [_describe(s) for s in _sessions.values()]})
+        stream.close({"sessions": [_describe(one) for one in of(warden).named.values()]})
     else:
         raise WardenError("invalid_argument", f"cannot {str(action)[:64]} a session")
-
-
-def _create(warden: Warden, head: dict[str, Any]) -> Session:
-    if len(_sessions) >= MAX_SESSIONS:
-        raise WardenError("limit_exceeded", f"{MAX_SESSIONS} sessions are open", "Kill one first.")
-    name = str(head.get("name") or "")
-    if not name:
-        _counter[0] += 1
-        name = f"s{_counter[0]}"
-    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 40 or not name.isascii():
-        raise WardenError(
-            "invalid_argument", f"not a session name: {name[:64]}", "Use letters, digits, - and _."
-        )
-    if name in _sessions:
-        raise WardenError("conflict", f"session {name} is already there")
-    env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
-    session = Session(warden, name, folder(head.get("cwd")), env)
-    session.begin()
-    _sessions[name] = session
-    return session
 
 
 def _describe(session: Session) -> dict[str, Any]:

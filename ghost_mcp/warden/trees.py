@@ -226,7 +226,7 @@ def search(stream: Stream, head: dict[str, Any], body: bytes) -> None:
     if head.get("output") is not None:
         from . import commands
 
-        spool = commands.kept(stream.peer.warden, head["output"], head.get("channel"))
+        spool = commands.of(stream.peer.warden).get(head["output"]).kept(head.get("channel"))
 
     def job(out: Output, given: int) -> dict[str, Any]:
         from . import search
