@@ -27,6 +27,7 @@ MAX_OUTPUT = 8 << 20
 START_S = 60.0
 GIVE_IN_S = 5.0
 ALIVE_S = 0.5
+STARVED = "the code asked for more input than was given, and was interrupted"
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
@@ -106,6 +107,52 @@ def failure(name: str, value: str, trace: list[str]) -> dict[str, Any]:
     }
 
 
+class _Run:
+    """Code while it runs: its reply to come, its input, and its kernel's death are awaited together."""
+
+    def __init__(
+        self,
+        *,
+        ending: asyncio.Future[dict[str, Any]],
+        feeding: asyncio.Future[None] | None,
+        dying: asyncio.Future[None],
+    ) -> None:
+        self._ending, self._feeding, self._dying = ending, feeding, dying
+        self.starved = False  # it asked for more input than it was given
+
+    @property
+    def going(self) -> bool:
+        return not self._ending.done() and not self._dying.done()
+
+    @property
+    def reply(self) -> dict[str, Any] | None:
+        """The kernel's, if it has come. Raises what the wait for it raised."""
+        return self._ending.result() if self._ending.done() else None
+
+    @property
+    def died(self) -> bool:
+        return self._dying.done() and not self._dying.cancelled()
+
+    async def first(self, gone: asyncio.Future[Any], timeout_s: float) -> bool:
+        """Wait until anything has happened, or whoever asked is gone. Whether the time was over before that."""
+        waits: set[asyncio.Future[Any]] = {self._ending, self._dying, gone}
+        waits |= set() if self._feeding is None else {self._feeding}
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        self.starved = self.going and self._feeding is not None and self._feeding.done()
+        return not any(one.done() for one in waits)
+
+    async def settled(self, timeout_s: float) -> None:
+        waits: set[asyncio.Future[Any]] = {self._ending, self._dying}
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def aclose(self) -> None:
+        """Wait for nothing more."""
+        tasks = [one for one in (self._ending, self._feeding, self._dying) if one is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Session:
     """One kernel and what is defined in it."""
 
@@ -167,39 +214,33 @@ class Session:
         if self._client is None:
             await self.begin()
         assert self._client is not None  # noqa: S101
-        began, outputs, note = time.monotonic(), Outputs(), ""
+        began, outputs = time.monotonic(), Outputs()
         asked = self._client.execute(code, allow_stdin=stdin is not None, stop_on_error=False)
-        ending = asyncio.ensure_future(self._both(asked, outputs))
-        feeding = asyncio.ensure_future(self._feed(asked, stdin))
-        dying = asyncio.ensure_future(self._died())
+        run = _Run(
+            ending=asyncio.ensure_future(self._both(asked, outputs)),
+            feeding=None if stdin is None else asyncio.ensure_future(self._feed(asked, stdin)),
+            dying=asyncio.ensure_future(self._died()),
+        )
         try:
-            waits = {ending, dying, gone} | ({feeding} if stdin is not None else set())
-            limit = began + timeout_s - time.monotonic()
-            await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            timed_out = not any(one.done() for one in waits)
-            if not ending.done() and not dying.done():
-                if stdin is not None and feeding.done():
-                    note = "the code asked for more input than was given, and was interrupted"
+            timed_out = await run.first(gone, began + timeout_s - time.monotonic())
+            if run.going:
                 await self.interrupt()
-                await asyncio.wait(
-                    {ending, dying}, timeout=GIVE_IN_S, return_when=asyncio.FIRST_COMPLETED
-                )
-            reply = ending.result() if ending.done() else None
+                await run.settled(GIVE_IN_S)
+            reply = run.reply
         finally:
-            for task in (ending, feeding, dying):
-                task.cancel()
-            await asyncio.gather(ending, feeding, dying, return_exceptions=True)
+            await run.aclose()
+        note = STARVED if run.starved else ""
         if reply is None:
-            died = dying.done() and not dying.cancelled()
-            await self.close()
-            why = "the kernel died" if died else "the kernel did not give in and was ended"
+            why = "the kernel died" if run.died else "the kernel did not give in and was ended"
             note = f"{why}: what was defined in session {self.name} is gone, and it starts anew"
-            outputs.shown.append(failure("DeadKernel" if died else "KernelEnded", why, []))
-        self.count = (reply or {}).get("execution_count") or self.count
+            outputs.shown.append(failure("DeadKernel" if run.died else "KernelEnded", why, []))
+            await self.close()
+        reply = reply or {}
+        self.count = reply.get("execution_count") or self.count
         return {
             "session": self.name,
             "kernel": self.kernel,
-            "status": (reply or {}).get("status", "error"),
+            "status": reply.get("status", "error"),
             "execution_count": self.count,
             "outputs": outputs.told(),
             "truncated": outputs.truncated,
@@ -233,11 +274,11 @@ class Session:
                 return
             outputs.take(kind, content)
 
-    async def _feed(self, asked: str, stdin: list[str] | None) -> None:
+    async def _feed(self, asked: str, stdin: list[str]) -> None:
         """Answer what it asks for with the given lines; returns when it asks for one more."""
         assert self._client is not None  # noqa: S101
-        lines = list(stdin or ())
-        while stdin is not None:
+        lines = list(stdin)
+        while True:
             message = await self._client.get_stdin_msg()
             if message["parent_header"].get("msg_id") != asked:
                 continue
