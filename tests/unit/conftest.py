@@ -172,9 +172,14 @@ class Client:
 
 def alone(warden: Client) -> None:
     """Return when the warden is its cave's only process."""
+    populated(warden, 1)
+
+
+def populated(warden: Client, count: int) -> None:
+    """Return when so many processes are in the cave: one that was ended is there until it is waited for."""
     deadline = time.monotonic() + WAIT_S
-    while warden.call("stats")[0]["pids"] > 1:
-        assert time.monotonic() < deadline
+    while (there := warden.call("stats")[0]["pids"]) != count:
+        assert time.monotonic() < deadline, there
 
 
 class Cave:

@@ -17,7 +17,7 @@ import pytest
 from ghost_mcp.warden import archives, extracting
 from ghost_mcp.warden.peers import WardenError
 
-from .conftest import Cave, Client, Refused
+from .conftest import Cave, Client, Refused, alone
 
 LONG = "long-" * 40  # longer than ustar's name field
 
@@ -499,4 +499,4 @@ def test_an_unpack_that_is_given_up_leaves_a_free_warden(cave: Cave, warden: Cli
     stream.send(GOOD[:1000])
     stream.reset()
     assert unpack(warden, GOOD)["entries"] == 3
-    assert warden.call("stats")[0]["pids"] == 1
+    alone(warden)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Cave, Client, Refused, alone
+from .conftest import Cave, Client, Refused, alone, populated
 
 PYTHON = "/usr/bin/python3"
 
@@ -168,8 +168,7 @@ def test_what_a_command_left_running_may_go_on_writing(cave: Cave, session: Sess
 
 def test_a_busy_session_says_so(warden: Client, session: Session) -> None:
     session.run("echo begun; sleep 60", wait_s=0)
-    while warden.call("stats")[0]["pids"] < 3:  # a signal reaches only what is there
-        continue
+    populated(warden, 3)  # a signal reaches only what is there
     with pytest.raises(Refused, match="session_busy"):
         session.run("echo x")
     name = session.status["id"]
@@ -198,11 +197,10 @@ def test_a_reset_ends_what_the_command_started(warden: Client, session: Session)
     session.run("sleep 61 & KEPT=$!; sleep 0.02")  # the clock of processes has ticks of 10 ms
     head = {"line": "setsid sleep 60 & sleep 60", "session": session.name, "keep": True}
     stream = warden.open("exec", **head)
-    while warden.call("stats")[0]["pids"] < 5:
-        continue
+    populated(warden, 5)
     stream.reset()
     session.free()
-    assert warden.call("stats")[0]["pids"] == 3
+    populated(warden, 3)
     assert session.run("kill $KEPT && echo still there")[1] == b"still there\n"
 
 
