@@ -39,6 +39,7 @@ _ID = re.compile(r"[0-9a-f]{16}\Z")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 #: The label of a cave whose browser is to be on its desktop, which is started for that; its value is the service.
 DESKTOP = "desktop"
+MAX_LABELS = 64
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
 _GPUS = re.compile(r"all|[1-9][0-9]{0,2}|device=[A-Za-z0-9][A-Za-z0-9.:,_-]{0,199}")
 _SERVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
@@ -106,6 +107,8 @@ def _check_mounts(mounts: Mapping[str, str]) -> None:
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:  # each look at the caves reads those of all of them
+        raise InvalidArgument(f"a cave has at most {MAX_LABELS} labels")
     for key, value in labels.items():
         if not _LABEL.match(key) or len(value) > 256 or not value.isprintable():
             raise InvalidArgument(f"bad label: {key!r}")

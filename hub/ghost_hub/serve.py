@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ghost_hub.app import build_app
 from ghost_hub.hub import Hub
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp
+    from websockets.frames import Frame
 
     from ghost_hub.settings import HubSettings
     from ghost_hub.tokens import Tokens
@@ -33,6 +35,7 @@ GRACE_S = 10
 HEAD_S = 10.0
 KEEP_ALIVE_S = 30
 BACKLOG = 1024
+MAX_UNREAD = 1 << 20  # of pongs, by a client that asks for them and does not read
 
 
 def run(
@@ -67,7 +70,7 @@ def _config(settings: HubSettings, app: ASGIApp) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="websockets-sansio",
+        ws=_Socket,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,
         lifespan="on",
@@ -198,3 +201,26 @@ class _Protocol(H11Protocol):
         self._head_timer = None
         if self._awaits_head():
             self.transport.close()
+
+
+class _Socket(WebSocketsSansIOProtocol):
+    """A client's WebSocket: what it makes the hub hold costs the hub no more than it."""
+
+    _whole: bytearray | None = None  # the pieces of a message that is not
+
+    def handle_ping(self) -> None:
+        if self.transport.is_closing() or self.transport.get_write_buffer_size() > MAX_UNREAD:
+            self.transport.abort()
+        else:
+            super().handle_ping()
+
+    def handle_cont(self, event: Frame) -> None:
+        """The pieces of a message are one, as soon as they come: there may be millions, and of no byte."""
+        if not self.frames:  # it is past what the application hears
+            return
+        if not isinstance(self._whole, bytearray):
+            self._whole = bytearray(self.frames[0])
+        self._whole += event.data
+        if event.fin:
+            self.frames, self._whole = [bytes(self._whole)], None
+            self.send_receive_event_to_app()

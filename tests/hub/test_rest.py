@@ -223,6 +223,7 @@ async def test_execute_and_the_list_of_tools(http: httpx2.AsyncClient) -> None:
         ("/v1/caves", b'{"mounts": {"/x": "/etc"}}', "invalid_argument"),
         ("/v1/caves", b'{"secrets": ["HOME"]}', "invalid_argument"),
         ("/v1/caves", b'{"backend": "no-such"}', "invalid_argument"),
+        ("/v1/caves", json.dumps({"labels": {f"a{n}": "" for n in range(65)}}).encode(), "invalid_argument"),
         ("/v1/sandbox", b'{"config": {"memory_limit": -5}}', "invalid_argument"),
         ("/v1/sandbox", b'{"config": {"memory_limit": 1e400}}', "invalid_argument"),
         ("/v1/filesystem/upload", b'{"path": "x", "content_base64": "!"}', "invalid_argument"),

@@ -55,6 +55,25 @@ async def until(socket: ClientConnection, kind: str, text: str = "") -> Any:
                     return seen
 
 
+async def test_a_client_that_asks_and_does_not_read_is_hung_up_on(hub: Served) -> None:
+    ping = b"\x89\xfd" + bytes(4) + b"p" * 125
+    async with opened(hub) as socket:
+        await socket.send(
+            ['{"type": "pi', "", 'ng", ', '"data": 9}']
+        )  # pieces of one message are one
+        assert await until(socket, "pong") == 9
+        wire = socket.transport
+        wire.pause_reading()
+        sent = 0
+        with anyio.fail_after(60):
+            while not wire.is_closing():
+                assert sent < 64 << 20
+                wire.write(ping * 500)
+                sent += len(ping) * 500
+                while wire.get_write_buffer_size() > 1 << 18 and not wire.is_closing():
+                    await anyio.sleep(0.001)
+
+
 async def test_type_resize_leave_and_come_back(hub: Served) -> None:
     async with opened(hub) as socket:
         session = await until(socket, "session_id")
