@@ -186,17 +186,19 @@ def _shrink(node: Any, definitions: Mapping[str, Any]) -> Any:
         return _shrink({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions)
     out: dict[str, Any] = {}
     for key, value in node.items():
-        if key == "title" and isinstance(value, str):
-            continue
-        if (key == "default" and (value is None or value is False)) or (
-            key == "additionalProperties" and value is True
-        ):
-            continue
         if key == "properties":
             out[key] = {name: _shrink(part, definitions) for name, part in value.items()}
         elif key == "anyOf":
             kept = [_shrink(part, definitions) for part in value if part != {"type": "null"}]
             out.update(kept[0] if len(kept) == 1 else {"anyOf": kept})
-        else:
+        elif not _goes_without_saying(key, value):
             out[key] = _shrink(value, definitions)
     return out
+
+
+def _goes_without_saying(key: str, value: Any) -> bool:
+    if key == "default":
+        return value is None or value is False
+    if key == "title":  # a property of that name is a schema
+        return isinstance(value, str)
+    return key == "additionalProperties" and value is True

@@ -41,38 +41,51 @@ PROGRAMS = {
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
-    """Exit code 0 only when all that is required holds."""
-    report: list[tuple[str, Finding]] = []
-
-    def say(group: str, finding: Finding) -> None:
-        if not any(known == group for known, _ in report):
-            out.line(f"{group}:")
-        report.append((group, finding))
-        mark = "ok  " if finding.ok else "FAIL" if finding.required else "--  "
-        out.line(f"  {mark} {finding.name:<17} {finding.detail}")
-        if not finding.ok and finding.fix:
-            out.line(f"       {'':<17} {finding.fix}")
-
+    """Exit code 0 only when all that is required holds; the walls are tried only then."""
+    report = _Report(out)
     for finding in _machine():
-        say("machine", finding)
+        report.add("machine", finding)
     for finding in _programs():
-        say("programs for caves", finding)
+        report.add("programs for caves", finding)
+    if report.healthy:
+        anyio.run(_walls, report)
+    report.conclude()
+    return 0 if report.healthy else 1
 
-    async def walls() -> None:
-        async for finding in try_walls():
-            say("a cave's walls, tried", finding)
 
-    if all(finding.ok or not finding.required for _, finding in report):
-        anyio.run(walls)
-    healthy = all(finding.ok or not finding.required for _, finding in report)
-    if out.json:
-        checks = [{"group": group, **asdict(finding)} for group, finding in report]
-        out.document({"ok": healthy, "checks": checks})
-    else:
-        out.line(
-            "all that is required holds" if healthy else "something that is required is missing"
-        )
-    return 0 if healthy else 1
+async def _walls(report: _Report) -> None:
+    async for finding in try_walls():
+        report.add("a cave's walls, tried", finding)
+
+
+class _Report:
+    """Findings in groups, each told when it is there."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._found: list[tuple[str, Finding]] = []
+
+    @property
+    def healthy(self) -> bool:
+        return all(finding.ok or not finding.required for _, finding in self._found)
+
+    def add(self, group: str, finding: Finding) -> None:
+        if not any(known == group for known, _ in self._found):
+            self._out.line(f"{group}:")
+        self._found.append((group, finding))
+        mark = "ok  " if finding.ok else "FAIL" if finding.required else "--  "
+        self._out.line(f"  {mark} {finding.name:<17} {finding.detail}")
+        if not finding.ok and finding.fix:
+            self._out.line(f"       {'':<17} {finding.fix}")
+
+    def conclude(self) -> None:
+        if self._out.json:
+            checks = [{"group": group, **asdict(finding)} for group, finding in self._found]
+            self._out.document({"ok": self.healthy, "checks": checks})
+        elif self.healthy:
+            self._out.line("all that is required holds")
+        else:
+            self._out.line("something that is required is missing")
 
 
 # --- the machine --------------------------------------------------------------------------------

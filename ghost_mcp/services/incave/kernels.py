@@ -231,11 +231,8 @@ class Session:
             await run.aclose()
         note = STARVED if run.starved else ""
         if reply is None:
-            why = "the kernel died" if run.died else "the kernel did not give in and was ended"
-            note = f"{why}: what was defined in session {self.name} is gone, and it starts anew"
-            outputs.shown.append(failure("DeadKernel" if run.died else "KernelEnded", why, []))
-            await self.close()
-        reply = reply or {}
+            note = await self._lost(outputs, died=run.died)
+            reply = {"status": "error"}
         self.count = reply.get("execution_count") or self.count
         return {
             "session": self.name,
@@ -248,6 +245,13 @@ class Session:
             "duration_s": round(time.monotonic() - began, 6),
             "note": note,
         }
+
+    async def _lost(self, outputs: Outputs, *, died: bool) -> str:
+        """The kernel is of no use any more: end what is left of it, and say so."""
+        await self.close()
+        why = "the kernel died" if died else "the kernel did not give in and was ended"
+        outputs.shown.append(failure("DeadKernel" if died else "KernelEnded", why, []))
+        return f"{why}: what was defined in session {self.name} is gone, and it starts anew"
 
     async def _both(self, asked: str, outputs: Outputs) -> dict[str, Any]:
         """The kernel's reply, once it is idle again."""
