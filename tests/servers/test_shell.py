@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from ghost_mcp.errors import (
 )
 from ghost_mcp.outputs import Output, read_output, search_output
 from ghost_mcp.reply import EXCERPT_CHARS, Reply
+from ghost_mcp.testing.basis import until
 from ghost_servers.shell import TOOLSET
 from tests.servers.using import Use, peak_bytes, reset_peak, user
 
@@ -40,13 +40,6 @@ async def running(cave: Cave, words: str) -> list[str]:
     result = await cave.exec(["ps", "-eo", "stat=,args="])
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     return [args for stat, args in lines if args.startswith(words) and not stat.startswith("Z")]
-
-
-async def until(condition: Callable[[], Awaitable[object]], within_s: float = 30) -> None:
-    """Wait for something in the cave that tells nobody when it happens."""
-    with anyio.fail_after(within_s):
-        while not await condition():
-            await anyio.sleep(0.02)
 
 
 async def sleepers(cave: Cave, words: str, count: int) -> None:
