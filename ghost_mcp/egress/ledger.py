@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ __all__ = ["Grant", "Ledger"]
 
 MAX_LOG_BYTES = 1 << 20
 POLL_S = 0.2
+SKEW_S = 0.1  # several write into one log, each its own time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,14 @@ class Ledger:
     def records(self, *, since: float = 0.0) -> list[dict[str, Any]]:
         """The lines from a time on, oldest first."""
         data = b"".join(_after(path, 0)[1] for path in (self._older, self._log))
-        return [record for record in _parsed(data) if record["at"] >= since]
+        found: list[dict[str, Any]] = []
+        # From the newest on: after each call a moment is asked for, and a cave can fill the log at will.
+        for record in _parsed(reversed(data.splitlines())):
+            if record["at"] < since - SKEW_S:
+                break
+            if record["at"] >= since:
+                found.append(record)
+        return found[::-1]
 
     async def follow(self) -> AsyncIterator[dict[str, Any]]:
         """All lines, then each new one as it comes."""
@@ -118,18 +126,18 @@ class Ledger:
         for path in (self._older, self._log):
             inode, data = _after(path, 0)
             at = len(data)
-            for record in _parsed(data):
+            for record in _parsed(data.splitlines()):
                 yield record
         while True:
             await anyio.sleep(POLL_S)
             now, data = _after(self._log, at)
             if inode and now != inode:  # the log has become the older one: what came last to it
-                for record in _parsed(_after(self._older, at)[1]):
+                for record in _parsed(_after(self._older, at)[1].splitlines()):
                     yield record
                 now, data = _after(self._log, 0)
                 at = 0
             inode, at = now, at + len(data)
-            for record in _parsed(data):
+            for record in _parsed(data.splitlines()):
                 yield record
 
 
@@ -143,7 +151,7 @@ def _after(path: Path, start: int) -> tuple[int, bytes]:
         return 0, b""
 
 
-def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.splitlines():
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
         with suppress(ValueError):
             yield json.loads(line)

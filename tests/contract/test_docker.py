@@ -185,6 +185,14 @@ class TestDocker(BackendContract):
                 await backend.create(self.spec(image=None))
             assert "image" in caught.value.hint
 
+    async def test_an_image_s_name_is_no_other_address_of_the_engine(self) -> None:
+        """A container would be found by it, and so whether another owner has a cave of some name."""
+        async with self.cave() as cave, self.backend() as backend:
+            here = self.container(cave.info)
+            for name in (here, f"{here}-gone"):
+                with pytest.raises(InvalidArgument, match="not an image reference"):
+                    await backend.create(self.spec(image=f"x/../../containers/{name}"))
+
     async def test_a_mount_is_seen_and_cannot_be_written(self, state_dir: Path) -> None:
         given = state_dir / secrets.token_hex(4)
         given.mkdir(mode=0o777)

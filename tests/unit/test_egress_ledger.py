@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -101,3 +103,25 @@ async def test_following_misses_and_repeats_nothing(
                 if len(seen) == 300:
                     break
     assert seen == list(range(300))
+
+
+def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cave can fill the log at will, and after each call of a tool the last moment of it is asked for."""
+    ledger = Ledger(tmp_path)
+    now = [1000.0]
+    monkeypatch.setattr("ghost_mcp.egress.ledger.time.time", lambda: now[0])
+    for _ in range(2_000):
+        ledger.write(event="refused")
+    now[0] = 2000.0
+    for target in ("a", "b"):
+        ledger.write(event="refused", target=target)
+    read = 0
+
+    def counted(line: bytes) -> Any:
+        nonlocal read
+        read += 1
+        return json.JSONDecoder().decode(line.decode())
+
+    monkeypatch.setattr("ghost_mcp.egress.ledger.json.loads", counted)
+    assert [one["target"] for one in ledger.records(since=1999.0)] == ["a", "b"]
+    assert read < 10

@@ -56,6 +56,8 @@ class Images:
 
     async def known(self, image: str) -> str:
         """The image's id. Raises InvalidArgument for one that the engine does not have."""
+        if {".", ".."} & set(image.split("/")):  # an address of the engine's that is no image's
+            raise InvalidArgument(f"not an image reference: {image[:200]}")
         try:
             found = await self._engine.ask(lambda e: e.inspect_image(image))  # type: ignore[no-untyped-call]
         except (CaveNotFound, InvalidArgument) as exc:
