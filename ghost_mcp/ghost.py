@@ -92,18 +92,24 @@ class Ghost:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.keep.aclose()
-            if self._tasks is not None:
-                self._tasks.cancel_scope.cancel()
-            for pool in (pool for pools in self._pools.values() for pool in pools):
-                await pool.aclose()
-            for link in list(self._links.values()):
-                await link.aclose()
-            for backend in self._backends.values():
-                await backend.__aexit__(None, None, None)
         # Not told of the block's exception: a task group would wrap it in a group.
-        await self._stack.aclose()
+        async with AsyncExitStack() as closing:  # each of these, also when one before it fails
+            closing.push_async_callback(self._close_backends)
+            closing.push_async_callback(self._stack.aclose)  # what still makes a cave ends before
+            if self._tasks is not None:
+                closing.callback(self._tasks.cancel_scope.cancel)
+            with anyio.CancelScope(shield=True):
+                await self.keep.aclose()
+
+    async def _close_backends(self) -> None:
+        with anyio.CancelScope(shield=True):
+            async with AsyncExitStack() as closing:
+                for backend in self._backends.values():
+                    closing.push_async_exit(backend)
+                for link in self._links.values():
+                    closing.push_async_callback(link.aclose)
+                for pool in (pool for pools in self._pools.values() for pool in pools):
+                    closing.push_async_callback(pool.aclose)
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``work``, which lets no error out, beside the caller; it is cancelled when this Ghost closes."""
@@ -159,15 +165,30 @@ class Ghost:
         secrets, given = await self._resolve(spec, spec.given), spec.given
         if given:
             spec = spec.with_(given=Given())
+        info = await self._claimed(backend, spec, secrets)
+        if info is None:
+            info = await backend.create(spec, secrets=secrets)
+        if given:
             self._own_secrets[spec.id] = given
+        return self._handle(backend, info)
+
+    async def _claimed(
+        self, backend: Backend, spec: CaveSpec, secrets: Mapping[str, bytes]
+    ) -> CaveInfo | None:
+        """The cave from one of the backend's pools; None when none has one that suits."""
         for pool in self._pools[backend.name]:
             claimed = await pool.claim(spec, secrets) if pool.suits(spec) else None
             if claimed is not None:
                 info, link = claimed
                 self._keep_link(spec.id, link)
-                await self._serve_network(backend, info, link)
-                return self._handle(backend, info)
-        return self._handle(backend, await backend.create(spec, secrets=secrets))
+                try:
+                    await self._serve_network(backend, info, link)
+                except BaseException:  # nobody would know of it
+                    with anyio.CancelScope(shield=True):
+                        await self._destroy(backend, spec.id)
+                    raise
+                return info
+        return None
 
     def _fill(self, backend: Backend) -> None:
         if not backend.pools:
@@ -289,15 +310,15 @@ class Ghost:
         backend = await self.backend(home)
         stream = await backend.connect(cave_id)
         link = await Link.open(stream, tasks, name=cave_id)
-        if link.hello.get("secrets"):
-            try:
+        try:
+            if link.hello.get("secrets"):
                 link.masker = Masker(values_of(*await link.call("secrets", timeout_s=SECRETS_S)))
-            except BaseException:
-                await link.aclose()
-                raise
-        # The warden's word only saves asking: the policy is the backend's.
-        if "egress" in link.hello:
-            await self._serve_network(backend, await backend.get(cave_id), link)
+            # The warden's word only saves asking: the policy is the backend's.
+            if "egress" in link.hello:
+                await self._serve_network(backend, await backend.get(cave_id), link)
+        except BaseException:
+            await link.aclose()
+            raise
         return link
 
     async def masker(self, info: CaveInfo) -> Masker | None:

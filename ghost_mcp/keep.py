@@ -27,8 +27,12 @@ class Keep:
         return made
 
     async def aclose(self) -> None:
-        """Close all. One that does not close in CLOSE_S is left: its cave ends anyway."""
-        while self._made:
-            _, made = self._made.popitem()
+        """Close all, also when one fails. One that does not close in CLOSE_S is left: its cave ends anyway."""
+        if not self._made:
+            return
+        _, made = self._made.popitem()
+        try:
             with anyio.move_on_after(CLOSE_S):
                 await made.aclose()
+        finally:
+            await self.aclose()

@@ -171,12 +171,10 @@ class Places:
             return
         self._ids = {name: of for name, of in self._ids.items() if of != cave_id}
         with anyio.move_on_after(CLOSE_S, shield=True) as scope:
-            while True:
-                try:
-                    await place.keep.aclose()
-                    break
-                except Exception as exc:  # noqa: BLE001 - the rest is closed all the same
-                    _log.warning("cave %s: closing a resource failed: %r", place.cave.name, exc)
+            try:
+                await place.keep.aclose()
+            except Exception as exc:  # noqa: BLE001 - the rest is closed all the same
+                _log.warning("cave %s: closing a resource failed: %r", place.cave.name, exc)
         if scope.cancelled_caught:
             _log.warning("cave %s: closing its resources took too long", place.cave.name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -119,10 +119,14 @@ async def faulty_api(kubeconfig: Path) -> AsyncIterator[FaultyApi]:
     """A proxy to the cluster of KUBECONFIG; ``kubeconfig`` is written to lead to it."""
     configuration = Configuration()
     await cluster_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    client = ApiClient(configuration)
-    connector = aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as upstream:
+    async with AsyncExitStack() as stack:
+        client = ApiClient(configuration)
+        stack.push_async_callback(client.close)
+        connector = aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, limit=0)
+        upstream = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=connector, timeout=timeout)
+        )
         api = FaultyApi(upstream, configuration.host.rstrip("/"))
         await api.up()
         place = {"cluster": {"server": api.url}, "name": "x"}
@@ -140,4 +144,3 @@ async def faulty_api(kubeconfig: Path) -> AsyncIterator[FaultyApi]:
             yield api
         finally:
             await api.down()
-    await client.close()  # type: ignore[no-untyped-call]

@@ -22,11 +22,16 @@ async def tail(path: Path, live: Callable[[], bool]) -> AsyncIterator[bytes]:
     offset = 0
     while True:
         more = live()  # asked before reading: what was written until then is read
-        with suppress(FileNotFoundError), open(path, "rb") as file:  # noqa: ASYNC230  (microseconds)
-            file.seek(offset)
-            while piece := file.read(PIECE):
-                offset += len(piece)
-                yield piece
+        while piece := _piece(path, offset):  # nothing is open meanwhile: who reads may just stop
+            offset += len(piece)
+            yield piece
         if not more:
             return
         await anyio.sleep(PAUSE_S)
+
+
+def _piece(path: Path, offset: int) -> bytes:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(PIECE)
+    return b""

@@ -176,12 +176,17 @@ async def _race(addresses: Sequence[Address], port: int, failures: list[str]) ->
         finally:
             over.set()
 
-    with anyio.move_on_after(CONNECT_S):
-        async with anyio.create_task_group() as tasks:
-            for address in addresses:
-                over = anyio.Event()
-                tasks.start_soon(attempt, address, over)
-                await _bounded(over.wait, STAGGER_S)
+    try:
+        with anyio.move_on_after(CONNECT_S):
+            async with anyio.create_task_group() as tasks:
+                for address in addresses:
+                    over = anyio.Event()
+                    tasks.start_soon(attempt, address, over)
+                    await _bounded(over.wait, STAGGER_S)
+    except BaseException:  # whoever asked has gone at the very moment
+        for stream, _ in won:
+            await stream.aclose()
+        raise
     return won[0] if won else None
 
 

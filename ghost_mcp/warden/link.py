@@ -64,14 +64,13 @@ class Link:
                     await link.write(link.wire.send_hello({}))
                     with link._minding():
                         await link._greet()
-        except TimeoutError:
-            await stream.aclose()
-            raise TimedOut(f"the warden of cave {name} does not answer") from None
-        except BaseException:
+            tasks.start_soon(link._read, name=f"link of {name}")  # not when its Ghost has closed
+        except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 await stream.aclose()
+            if isinstance(exc, TimeoutError):
+                raise TimedOut(f"the warden of cave {name} does not answer") from None
             raise
-        tasks.start_soon(link._read, name=f"link of {name}")
         return link
 
     @property
@@ -88,7 +87,6 @@ class Link:
     async def aclose(self) -> None:
         """Close the connection: streams that are open are given up."""
         self._break(CaveGone(f"the link to cave {self.name} was closed"))
-        self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._stream.aclose()
 
@@ -168,11 +166,11 @@ class Link:
     async def give_up(self, stream: LinkStream) -> None:
         """Forget a stream; tell the warden when it has not ended."""
         self._streams.pop(stream.id, None)
+        stream.fail(CaveGone("the stream was given up"))  # first: telling the warden may fail
         if self.wire.is_open(stream.id) and self._failure is None:
             data = self.wire.send_reset(stream.id)
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await self.write(data)
-        stream.fail(CaveGone("the stream was given up"))
 
     async def write(self, *data: bytes | memoryview) -> None:
         """Queue bytes in the order of the calls, and send what is queued unless another call is sending.
@@ -201,6 +199,9 @@ class Link:
                 CaveGone(f"cave {self.name} ended", hint="Start it again, or create another.")
             )
             raise CaveGone(f"cave {self.name} ended") from exc
+        except BaseException:  # a task's own cancel() passes shields: this may be half a frame
+            self._break(CaveGone(f"the link to cave {self.name} broke off"))
+            raise
         finally:
             self._sending = False
 
@@ -284,6 +285,7 @@ class Link:
             told, self._told = self._told, []
             for tell in told:
                 tell()
+        self._scope.cancel()  # who reads closes the stream
         for stream in list(self._streams.values()):
             stream.fail(exc)
         self._streams.clear()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import pytest
@@ -14,6 +17,7 @@ from aiohttp import web
 from aiohttp.connector import Connection
 from kubernetes.aio.client import ApiClient, Configuration
 
+from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.cluster import Cluster, Expired
 from ghost_mcp.backends.kubernetes.settings import Settings
 from ghost_mcp.errors import BackendUnavailable, GhostError
@@ -162,3 +166,47 @@ async def test_what_is_in_the_cluster_is_as_old_as_the_server_says(
             await cluster.ask("GET", "/version")
             monkeypatch.setattr(time, "time", lambda: 0.0)
             assert 0 <= cluster.now_s() - datetime(2037, 1, 1, tzinfo=UTC).timestamp() < 60
+
+
+async def test_a_cluster_is_closed_whole_by_one_who_is_cancelled() -> None:
+    async def waits(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    async with served(waits) as cluster:
+        for _ in range(2):
+            await cluster.exec("/exec", ["true"], "cave")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await cluster.aclose()
+        assert cluster._execs == set()
+        assert cluster._session.closed
+
+
+async def test_a_backend_that_nobody_waits_for_any_more_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who opened it was cancelled after it had connected."""
+
+    async def answers(request: web.Request) -> web.StreamResponse:
+        return web.json_response({})
+
+    async with served(answers) as there:
+        config = tmp_path / "config"
+        server = {"server": there._configuration.host}
+        contexts = [{"name": "x", "context": {"cluster": "x", "user": "x"}}]
+        users, clusters = [{"name": "x", "user": {}}], [{"name": "x", "cluster": server}]
+        known = {"contexts": contexts, "users": users, "clusters": clusters}
+        config.write_text(json.dumps({**known, "current-context": "x"}))
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        backend = KubernetesBackend(Settings())
+        opening = asyncio.create_task(backend.__aenter__())
+        with anyio.fail_after(30):
+            while backend._open is None:
+                await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        assert backend.cluster._session.closed

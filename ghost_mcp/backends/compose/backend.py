@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -232,5 +233,6 @@ class ComposeBackend(DockerBackend):
         container = await self._engine.ask(
             lambda engine: self._projects.service(engine, info.id, service)
         )
-        async for piece in self._containers.log(container, follow=follow):
-            yield piece
+        async with aclosing(self._containers.log(container, follow=follow)) as pieces:
+            async for piece in pieces:
+                yield piece

@@ -48,6 +48,7 @@ class Janitor:
         """Have it end what is beside this cave, should we not live to do it."""
         async with self._lock:
             if self._process is None or self._process.poll() is not None:
+                self._hang_up()
                 self._process = await anyio.to_thread.run_sync(self._start)
             self._tell(cave_id)
 
@@ -66,12 +67,16 @@ class Janitor:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(f"{word}\n".encode())
 
+    def _hang_up(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
     async def aclose(self) -> None:
         """Let it go: what it was to watch has been ended."""
         process = self._process
-        if process is not None and process.stdin is not None:
+        if process is not None:
             self._tell(DONE)
-            process.stdin.close()
+            self._hang_up()
             with anyio.move_on_after(GOING_S) as scope:
                 await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
             if scope.cancelled_caught:

@@ -123,6 +123,14 @@ class Tunnel:
                 hint="apt-get install openssh-client",
             )
         self._folder = tempfile.mkdtemp(prefix="ghost-ssh-")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(f"{self._folder}/engine")  # no path that is too long
+            self._listener.listen(MAX_TUNNELLED)
+        except OSError:
+            self._listener.close()
+            shutil.rmtree(self._folder)
+            raise
         user = ["-l", at.username] if at.username else []
         port = ["-p", str(at.port)] if at.port else []
         # Connections after the first go through it, where this ssh can: they cost a tenth.
@@ -133,9 +141,6 @@ class Tunnel:
         self._there = ["--", at.hostname or ""]
         self._argv = [*self._ssh, *self._there, *dial]
         self._programs: list[subprocess.Popen[bytes]] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(f"{self._folder}/engine")
-        self._listener.listen(MAX_TUNNELLED)
         self._thread = threading.Thread(target=self._serve, name="ssh to the engine", daemon=True)
         self._thread.start()
 

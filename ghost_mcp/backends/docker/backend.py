@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ class DockerBackend(Backend):
                     for cave_id in list(self._lifelines):
                         tasks.start_soon(self._leave, cave_id)
             finally:
-                for cave_id in list(self._begun):
+                for cave_id in {*self._begun, *self._lifelines}:
                     await self._hang_up(cave_id)
                 if self._opened is not None:
                     await self._opened[0].aclose()
@@ -443,9 +443,10 @@ class DockerBackend(Backend):
 
     async def _hang_up(self, cave_id: str) -> None:
         self._published.discard(cave_id)
-        for way in (self._begun.pop(cave_id, None), self._lifelines.pop(cave_id, None)):
-            if way is not None:
-                await anyio.aclose_forcefully(way)
+        async with AsyncExitStack() as closing:  # both, also when this is cancelled meanwhile
+            for way in (self._begun.pop(cave_id, None), self._lifelines.pop(cave_id, None)):
+                if way is not None:
+                    closing.push_async_callback(anyio.aclose_forcefully, way)
 
     async def _let_go(self, cave_id: str) -> None:
         """Hang up on a cave that is certain to have ended: the engine keeps its end of a lifeline open."""
@@ -460,8 +461,9 @@ class DockerBackend(Backend):
 
     async def logs(self, cave_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         seen, _ = await self._find(cave_id)
-        async for piece in self._containers.log(seen.container, follow=follow):
-            yield piece
+        async with aclosing(self._containers.log(seen.container, follow=follow)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 class _Another(Exception):

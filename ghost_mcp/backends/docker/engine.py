@@ -152,9 +152,16 @@ class Engine:
         raise _MEANT.get(int(status) if status.isdigit() else 0, BackendUnavailable)(said or path)
 
     async def aclose(self) -> None:
-        await anyio.to_thread.run_sync(self._client.close)
-        if self._tunnel is not None:
-            await anyio.to_thread.run_sync(self._tunnel.close)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        """In one step, so that nothing comes between."""
+        try:
+            self._client.close()
+        finally:
+            if self._tunnel is not None:
+                self._tunnel.close()
 
 
 def clock(engine: docker.APIClient) -> float:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -183,7 +183,7 @@ class Containers:
             pids=now["pids_stats"].get("current"),
         )
 
-    async def log(self, container: str, *, follow: bool) -> AsyncIterator[bytes]:
+    async def log(self, container: str, *, follow: bool) -> AsyncGenerator[bytes, None]:
         """Its log from the beginning, in pieces; with ``follow`` until it ends."""
         pieces = await self._engine.ask(lambda e: e.logs(container, stream=True, follow=follow))
         try:

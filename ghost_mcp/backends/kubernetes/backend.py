@@ -91,7 +91,11 @@ class KubernetesBackend(Backend):
         cluster = await Cluster.open(self.config)
         starter = Starter(cluster, self.config, self._maker, self._forget)
         self._open = cluster, Finder(cluster, self.config), starter
-        await starter.begin()
+        try:
+            await starter.begin()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -100,10 +100,12 @@ class Cluster:
         return cluster
 
     async def aclose(self) -> None:
-        for stream in list(self._execs):  # whoever was cut off before closing its own
-            await stream.aclose()
-        await self._session.close()
-        await self._client.close()  # type: ignore[no-untyped-call]
+        with anyio.CancelScope(shield=True):
+            async with AsyncExitStack() as closing:
+                closing.push_async_callback(self._client.close)
+                closing.push_async_callback(self._session.close)
+                for stream in self._execs:  # whoever was cut off before closing its own
+                    closing.push_async_callback(stream.aclose)
 
     async def ask(
         self,

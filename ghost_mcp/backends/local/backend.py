@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
@@ -79,11 +79,15 @@ class LocalBackend(Backend):
     ) -> None:
         """End the ephemeral caves this process made; the others live on."""
         with anyio.CancelScope(shield=True):
-            for cave_id in list(self._lifelines):
-                await self.destroy(cave_id)
-        for fd in self._released.values():
-            os.close(fd)
-        self._released.clear()
+            async with AsyncExitStack() as closing:
+                closing.callback(self._leave)
+                for cave_id in list(self._lifelines):
+                    closing.push_async_callback(self.destroy, cave_id)
+
+    def _leave(self) -> None:
+        """Let go of all caves: what could not be destroyed ends without its lifeline."""
+        for cave_id in {*self._lifelines, *self._released}:
+            self._let_go(cave_id)
         self._reap()
         self._cgroups.tidy()
 
@@ -215,17 +219,13 @@ class LocalBackend(Backend):
             cache=self.state.cache,
             disk=spec.limits.disk_bytes is not None,
         )
-        theirs = ours = -1
-        if spec.ephemeral:
-            theirs, ours = os.pipe()
-            self._lifelines[cave.id] = ours
-        listener = self.state.listen(cave)
-        try:
-            self._children.add(launch(request, listener, theirs if spec.ephemeral else None))
-        finally:
-            listener.close()
-            if theirs >= 0:
-                os.close(theirs)
+        with ExitStack() as given:  # to the cave, which has its own then
+            theirs = None
+            if spec.ephemeral:
+                theirs, self._lifelines[cave.id] = os.pipe()
+                given.callback(os.close, theirs)
+            listener = given.enter_context(self.state.listen(cave))
+            self._children.add(launch(request, listener, theirs))
 
     async def _await_start(self, cave: CaveDir, settings: Mapping[str, Any]) -> None:
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -94,13 +95,16 @@ def launch(request: Launch, listener: socket.socket, lifeline: int | None) -> in
     ``listener`` is the socket the warden will accept on; ``lifeline`` the end whose closing ends the cave.
     """
     argv = _argv(request, has_lifeline=lifeline is not None)
-    folder = request.cave.path
-    log = os.open(request.cave.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    info = os.open(
-        folder / "info.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-    )
-    seccomp = _filter_fd()
-    try:
+    told = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    with ExitStack() as ours:
+
+        def opened(fd: int) -> int:
+            ours.callback(os.close, fd)
+            return fd
+
+        log = opened(os.open(request.cave.log, told | os.O_APPEND, 0o600))
+        info = opened(os.open(request.cave.path / "info.json", told | os.O_TRUNC, 0o600))
+        seccomp = opened(_filter_fd())
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, log, 1),
@@ -120,9 +124,6 @@ def launch(request: Launch, listener: socket.socket, lifeline: int | None) -> in
             file_actions=actions,
             setsid=True,
         )
-    finally:
-        for fd in (log, info, seccomp):
-            os.close(fd)
 
 
 def _filter_fd() -> int:
