@@ -68,13 +68,17 @@ class Hub:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self.ghost)
-        await self._stack.enter_async_context(self.places)
-        tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(tasks.cancel_scope.cancel)
-        tasks.start_soon(self.monitor.run)
-        with suppress(GhostError):  # /ready says what is missing; it may come later
-            await self.ghost.backend()
+        try:
+            await self._stack.enter_async_context(self.ghost)
+            await self._stack.enter_async_context(self.places)
+            tasks = await self._stack.enter_async_context(anyio.create_task_group())
+            self._stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self.monitor.run)
+            with suppress(GhostError):  # /ready says what is missing; it may come later
+                await self.ghost.backend()
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:

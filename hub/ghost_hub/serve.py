@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -48,20 +49,16 @@ def run(
 
     ``settings`` are checked; ``tell`` is given what a person should read. Raises InvalidArgument, BackendUnavailable.
     """
-    listeners, address = _doors(settings, tell)
-    hub = Hub(
-        backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
-    )
-    app = build_app(hub, settings, tokens if settings.auth else None)
-    _greet(settings, tokens, address, tell)
-    server = uvicorn.Server(_config(settings, app))
-    try:
-        server.run(sockets=listeners)
-    except KeyboardInterrupt:  # told again after the end, so that a shell sees how it ended
-        pass
-    finally:
-        for one in listeners:
-            one.close()
+    with ExitStack() as doors:
+        listeners, address = _doors(settings, tell, doors)
+        hub = Hub(
+            backend=settings.backend, pool_size=settings.pool, bounds=settings.bounds, layers=layers
+        )
+        app = build_app(hub, settings, tokens if settings.auth else None)
+        _greet(settings, tokens, address, tell)
+        server = uvicorn.Server(_config(settings, app))
+        with suppress(KeyboardInterrupt):  # told again after the end: a shell sees how it ended
+            server.run(sockets=listeners)
     return 0 if server.started else BackendUnavailable.exit_code
 
 
@@ -92,18 +89,20 @@ def _config(settings: HubSettings, app: ASGIApp) -> uvicorn.Config:
     return config
 
 
-def _doors(settings: HubSettings, tell: Callable[[str], None]) -> tuple[list[socket.socket], str]:
-    """What the hub listens on, and its address for a browser."""
-    listeners = [_listen(settings, settings.port)]
+def _doors(
+    settings: HubSettings, tell: Callable[[str], None], stack: ExitStack
+) -> tuple[list[socket.socket], str]:
+    """What the hub listens on, closed with ``stack``, and its address for a browser."""
+    listeners = [stack.enter_context(_listen(settings, settings.port))]
     scheme = "https" if settings.tls_cert else "http"
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     base = f"{scheme}://{f'[{host}]' if ':' in host else host}"
     if settings.terminal_port is not None:
-        listeners.append(_listen(settings, settings.terminal_port))
+        listeners.append(stack.enter_context(_listen(settings, settings.terminal_port)))
         there = f"{base.replace('http', 'ws', 1)}:{_port(listeners[-1])}"
         tell(f"A terminal in your default cave: wscat -c {there}")
     if settings.desktop_port is not None:
-        listeners.append(_listen(settings, settings.desktop_port))
+        listeners.append(stack.enter_context(_listen(settings, settings.desktop_port)))
         tell(f"A cave's desktop: {base}:{_port(listeners[-1])}/vnc.html?cave=NAME")
     return listeners, f"{base}:{_port(listeners[0])}"
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -111,7 +112,7 @@ class _Streamed(StreamingResponse):
         self._cave, self._about, self._span = cave, about, span
         super().__init__(self._pieces(), status, headers, kind)
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         begin, end = self._span
         async with self._cave.reading(self._about.path, offset=begin, count=end - begin) as (
             now,
@@ -125,7 +126,10 @@ class _Streamed(StreamingResponse):
                 yield piece
 
     async def stream_response(self, send: Any) -> None:
-        pieces = self._pieces()
+        async with aclosing(self._pieces()) as pieces:
+            await self._send(pieces, send)
+
+    async def _send(self, pieces: AsyncIterator[bytes], send: Any) -> None:
         held = await anext(pieces)  # an error until here is an answer of its own
         start = {
             "type": "http.response.start",
