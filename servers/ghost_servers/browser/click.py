@@ -80,9 +80,9 @@ async def _at(
     tab: Tab, point: tuple[float, float], button: Button, count: int, modifiers: list[Modifier]
 ) -> str:
     keyboard = tab.page.keyboard
-    for key in modifiers:
-        await keyboard.down(key)
     try:
+        for key in modifiers:
+            await keyboard.down(key)
         await tab.page.mouse.click(*point, button=button, click_count=count)
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(RELEASE_S):

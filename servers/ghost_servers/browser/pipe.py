@@ -77,8 +77,10 @@ class Pipe:
     async def __aexit__(self, *exc: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
-        await self._disconnect()
+        try:
+            await asyncio.wait(self._tasks)
+        finally:
+            await self._disconnect()
 
     async def connect(self, line: UNIXSocketStream) -> None:
         """Take the driver's two ends from bridge.py, which lives as long as ``line`` is open."""
@@ -249,13 +251,20 @@ async def _driver() -> AsyncIterator[Playwright]:
 
     starting = asyncio.create_task(async_playwright().start())
     try:
-        # Half started it cannot be stopped: it is always waited for.
-        playwright = await asyncio.shield(starting)
-        yield playwright
+        yield await asyncio.shield(starting)
     finally:
+        stopping = asyncio.create_task(_stopped(starting))
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await (await starting).stop()
+            async with asyncio.timeout(START_S):
+                await asyncio.shield(stopping)
+
+
+async def _stopped(starting: asyncio.Task[Playwright]) -> None:
+    """Half started a driver cannot be stopped: that is always waited for, if need be after its owner has gone."""
+    playwright = await starting
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await playwright.stop()
 
 
 @asynccontextmanager

@@ -176,14 +176,13 @@ class BrowserSession:
                 await opened.pipe.until_ended(stop)
         except asyncio.CancelledError:
             if not started.done():
-                started.set_exception(Conflict("the browser was closed while it started"))
+                _fail(started, Conflict("the browser was closed while it started"))
             raise
         except Exception as exc:  # noqa: BLE001  (handed to the call that waits)
             if started.done():
                 _log.debug("a browser's end", exc_info=exc)
                 return
-            started.set_exception(exc)
-            started.exception()  # seen, even when the call that waited has been cancelled
+            _fail(started, exc)
 
     async def _move(self, opened: Opened) -> None:
         """Take a browser that nobody sees onto its cave's desktop, once that runs and no call is under way."""
@@ -215,3 +214,8 @@ class BrowserSession:
         finally:
             owner.cancel()
         await asyncio.wait([owner], timeout=CLOSE_S)
+
+
+def _fail(started: asyncio.Future[Opened], exc: Exception) -> None:
+    started.set_exception(exc)
+    started.exception()  # seen, even when the call that waited has been cancelled

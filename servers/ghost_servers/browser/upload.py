@@ -40,8 +40,8 @@ async def choose_files(cave: Cave, tab: Tab, element: Locator, paths: str) -> st
     opened: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     session.once("Page.fileChooserOpened", partial(_open, opened))
     await session.send("Page.enable")
-    await session.send("Page.setInterceptFileChooserDialog", {"enabled": True})
     try:
+        await session.send("Page.setInterceptFileChooserDialog", {"enabled": True})
         await element.click(timeout=WAIT_S * 1000)
         async with asyncio.timeout(WAIT_S):
             event = await opened

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from playwright.async_api import Error
@@ -182,7 +183,7 @@ class Window:
         """A pop-up, or a tab of our own."""
         if len(self.tabs) >= MAX_TABS:
             self.happened.closed_popups += 1
-            self._do(page.close())
+            self._do(page.close)
             return
         self.current = self._adopt(page)
 
@@ -202,7 +203,7 @@ class Window:
         """The second barrier behind Chromium's own: no tab stays at an address of another kind."""
         if frame.parent_frame is None and not address.allowed(frame.url):
             self._note(f"refused: the page went to {clean(frame.url, 100)}")
-            self._do(frame.goto(address.BLANK))
+            self._do(partial(frame.goto, address.BLANK))
 
     # --- what happens ----------------------------------------------------------------------------
 
@@ -244,10 +245,10 @@ class Window:
         tab.console_errors += 1
         tab.console.append(clean(text, 200))
 
-    def _do(self, work: Awaitable[object]) -> None:
+    def _do(self, work: Callable[[], Awaitable[object]]) -> None:
         async def run() -> None:
             with suppress(Error):
-                await work
+                await work()
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
