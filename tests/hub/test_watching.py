@@ -12,9 +12,14 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from starlette.requests import Request
 
+from ghost_hub.feed import Feed
+from ghost_hub.hub import Hub
 from ghost_hub.monitor import Monitor
+from ghost_hub.rest.row import Ask
 from ghost_mcp import Cave, Ghost
+from ghost_mcp.spec import CaveInfo
 from tests.serving import Served, serving
 
 SECRET = "tr0ub4dor-and-3-more"  # noqa: S105
@@ -127,3 +132,36 @@ async def test_what_a_cave_used_goes_with_it(ghost: Ghost, cave: Cave) -> None:
     await cave.destroy()
     await monitor._look()
     assert monitor.samples(cave.info) == []
+
+
+class Looked:
+    """An owner's caves, and how often they were asked for."""
+
+    owner, looks = "alice", 0
+
+    async def list(self) -> list[CaveInfo]:
+        self.looks += 1
+        return []
+
+
+async def test_who_reads_events_together_looks_together() -> None:
+    """A look asks the engine: each event of each reader's made one, and a reader costs its owner nothing."""
+    events, caves = Hub().events, Looked()
+    ask: Any = Ask(hub=Hub(), request=Request({"type": "http"}), caves=caves)  # type: ignore[arg-type]
+    told, readers = 20, 8
+
+    async def read() -> None:
+        stream = events.stream(ask, None)
+        for _ in range(told):
+            await anext(stream)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(readers):
+                tasks.start_soon(read)
+            while len(events._readers[caves.owner]) < readers or not caves.looks:
+                await anyio.sleep(0.01)
+            for number in range(told):
+                events._tell(caves.owner, Feed(), {"id": str(number), "type": "call"})
+                await anyio.sleep(0.01)
+    assert caves.looks < 2 * told

@@ -19,6 +19,8 @@ from ghost_hub.rest.row import Ask, Row, answer
 from ghost_mcp.errors import NotFound, QuotaExceeded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ghost_mcp.calls import Answer, Asked, Run
     from ghost_mcp.places import Place, Places
 
@@ -53,6 +55,15 @@ class _Reader:
         return ([{"type": "missed", "count": missed}] if missed else []) + found
 
 
+class _Look:
+    """What an owner's caves were at the last look; it is looked again from ``until`` on."""
+
+    def __init__(self) -> None:
+        self.looking = anyio.Lock()
+        self.states: dict[str, str] = {}
+        self.until = 0.0
+
+
 class Events:
     """A layer around calls, what is kept of the last ones, and the readers. An owner sees its own only."""
 
@@ -60,6 +71,7 @@ class Events:
         self._places = places
         self._readers: defaultdict[str, set[_Reader]] = defaultdict(set)
         self._feeds: OrderedDict[str, Feed] = OrderedDict()
+        self._looks: dict[str, _Look] = {}
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
         if (
@@ -133,13 +145,26 @@ class Events:
         states: dict[str, str] = {}
         try:
             while True:
-                for event in [*await _changes(ask, states), *await reader.next(LOOK_S)]:
+                now = await self._look(ask)
+                for event in [*_changes(states, now), *await reader.next(LOOK_S)]:
                     if cave is None or event.get("cave") in (cave, None):
                         yield {"event": event["type"], "data": json.dumps(event)}
         finally:
             self._readers[owner].discard(reader)
             if not self._readers[owner]:
                 del self._readers[owner]
+                self._looks.pop(owner, None)
+
+    async def _look(self, ask: Ask) -> dict[str, str]:
+        """The states of an owner's caves, LOOK_S old at most: its readers share one look, however often they are told
+        something meanwhile."""
+        owner = ask.caves.owner
+        look = self._looks.setdefault(owner, _Look())
+        async with look.looking:
+            if time.monotonic() >= look.until:
+                look.states = {info.name: info.state.value for info in await ask.caves.list()}
+                look.until = time.monotonic() + LOOK_S
+        return look.states
 
 
 def _of_place(place: Place, asked: Asked) -> dict[str, Any]:
@@ -149,9 +174,8 @@ def _of_place(place: Place, asked: Asked) -> dict[str, Any]:
     }
 
 
-async def _changes(ask: Ask, states: dict[str, str]) -> list[dict[str, Any]]:
-    """What the engine says now that it did not say before."""
-    now = {info.name: info.state.value for info in await ask.caves.list()}
+def _changes(states: dict[str, str], now: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the engine says now that it did not say before; ``states`` is what it has said."""
     found = [
         {"type": "cave", "cave": name, "state": now.get(name, "gone"), "at": time.time()}
         for name in sorted({*states, *now})
