@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ghost_mcp.egress.ledger import Ledger
     from ghost_mcp.egress.policy import Policy, Target
+    from ghost_mcp.secrets.masker import Masker
     from ghost_mcp.spec import NetworkPolicy
 
 __all__ = ["BROKEN", "Gateway", "carry"]
@@ -28,10 +29,18 @@ IDLE_S = 600.0  # without a byte either way
 
 
 class Gateway:
-    """Reaches out for one cave. ``cave`` is the name that ``ghost allow`` knows it by."""
+    """Reaches out for one cave. ``cave`` is the name that ``ghost allow`` knows it by.
+
+    ``masker`` knows the cave's secrets: a program can ask for a name that has one in it, which is not written down.
+    """
 
     def __init__(
-        self, cave: str, network: NetworkPolicy, policy: Callable[[], Policy], ledger: Ledger
+        self,
+        cave: str,
+        network: NetworkPolicy,
+        policy: Callable[[], Policy],
+        ledger: Ledger,
+        masker: Masker | None = None,
     ) -> None:
         self._cave = cave
         self._most = network.connections
@@ -39,6 +48,7 @@ class Gateway:
         self._meter = Meter(network)
         self._dialler = Dialler(policy)
         self._ledger = ledger
+        self._masker = masker
 
     @asynccontextmanager
     async def reach(self, target: Target, how: str) -> AsyncIterator[Counted]:
@@ -73,7 +83,9 @@ class Gateway:
         number = secrets.token_hex(4)
 
         def note(event: str, **more: Any) -> None:
-            self._ledger.write(event=event, id=number, how=how, target=target, **more)
+            told: dict[str, Any] = {"how": how, "target": target, **more}
+            told = told if self._masker is None else self._masker.value(told)
+            self._ledger.write(event=event, id=number, **told)
 
         return note
 

@@ -48,7 +48,8 @@ async def attach(link: Link, info: CaveInfo, ledger: Ledger, tasks: TaskGroup) -
     if network.mode == "none":
         return
     ledger.prepare()
-    gateway = Gateway(info.full_name, network, current_policy(network, ledger), ledger)
+    policy = current_policy(network, ledger)
+    gateway = Gateway(info.full_name, network, policy, ledger, link.masker)
 
     def accept(stream: LinkStream, head: dict[str, Any]) -> None:
         tasks.start_soon(_serve, gateway, link, stream, name=f"egress of {info.name}")

@@ -14,6 +14,8 @@ __all__ = ["LEAST_VALUE_BYTES", "needles"]
 #: A shorter value is not looked for: it would be found in what has nothing to do with it.
 LEAST_VALUE_BYTES = 6
 _LEAST_LINE_BYTES = 8
+# A shorter one may be a word, which in small letters is in many a text.
+_LEAST_LOWERED_BYTES = 16
 # A longer needle is looked for in parts, so that what has to be held back of a stream stays small.
 _PART_BYTES = 1024
 # What base64(1), openssl and xxd break their lines at.
@@ -40,6 +42,8 @@ def _forms(value: bytes) -> Iterator[bytes]:
     if len(core) < LEAST_VALUE_BYTES:
         return
     yield core
+    if len(core) >= _LEAST_LOWERED_BYTES:  # as names of hosts are written down
+        yield core.lower()
     if b"\n" in core:  # as a terminal shows it, and line by line, as searching and numbering do
         yield core.replace(b"\n", b"\r\n")
         for line in core.splitlines():
