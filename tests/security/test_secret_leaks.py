@@ -25,8 +25,8 @@ from ghost_mcp.backends.docker.backend import DockerBackend
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
 from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.places import Places, SessionCaves
-from ghost_mcp.spec import NetworkPolicy
 from ghost_mcp.secrets.store import SecretStore
+from ghost_mcp.spec import NetworkPolicy
 from ghost_mcp.warden import runtime
 from tests.clusters import NAMESPACE, own_settings
 from tests.conftest import held
