@@ -164,8 +164,7 @@ async def execute(ask: Ask, name: str, arguments: Mapping[str, Any]) -> Response
 
 def _picture(ask: Ask, reply: Reply) -> Response | None:
     """The picture itself, for a client that asks for nothing but one."""
-    accepted = ask.request.headers.get("accept", "")
-    if reply.pictures and accepted.startswith("image/"):
+    if reply.pictures and ask.request.headers.get("accept", "").startswith("image/"):
         first = reply.pictures[0]
         return Response(first.data, media_type=first.mime_type, headers={"Vary": "Accept"})
     return None
