@@ -8,15 +8,13 @@ has been connected to it for its idle time. All it wrote is kept like any comman
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _socket
-import errno
 import os
 from time import monotonic
 
 from . import launching, processes, program
 from .heads import seconds
-from .loop import READ, WRITE
 from .peers import WardenError
+from .probing import Probe
 from .streams import write_new
 
 TYPE_CHECKING = False
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_SERVICES = 32
 PROBE_S = 0.05  # between two looks at a socket that does not answer yet
-ANSWER_S = 2.0  # for one look
 STOP_S = 3.0
 # Ends that come so soon after each other are a fault: after MAX_ENDS of them it is not started again.
 STEADY_S, MAX_ENDS = 60.0, 4
@@ -68,7 +65,7 @@ class Service:
         self._ends = 0
         self._timer: Timer | None = None
         self._idle: Timer | None = None
-        self._probe: _Probe | None = None
+        self._probe: Probe | None = None
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -83,7 +80,8 @@ class Service:
         self._look()
 
     def _look(self) -> None:
-        self._probe = _Probe(self, self._looked)
+        target = self.port or self.path
+        self._probe = Probe(self.warden, target, self._looked, ask=self.ask, expect=self.expect)
 
     def _looked(self, answered: bool) -> None:
         self._probe = None
@@ -215,63 +213,6 @@ class Service:
             "command": command.id if command is not None else None,
             **where,
         }
-
-
-class _Probe:
-    """One look whether a service's socket answers: connect, perhaps ask, and compare how the answer begins."""
-
-    def __init__(self, service: Service, tell: Callable[[bool], None]) -> None:
-        self._warden, self._tell = service.warden, tell
-        self._ask, self._expect = service.ask, service.expect
-        self._got = b""
-        family = _socket.AF_INET if service.port else _socket.AF_UNIX
-        self._sock = _socket.socket(family, _socket.SOCK_STREAM)
-        self._sock.setblocking(False)
-        self._timer = self._warden.after(ANSWER_S, lambda: self._done(False))
-        try:
-            self._sock.connect(("127.0.0.1", service.port) if service.port else service.path)
-        except OSError as exc:
-            if exc.errno != errno.EINPROGRESS:
-                self._timer.cancel()
-                self._timer = self._warden.after(0, lambda: self._done(False))
-                return
-        self._warden.watch(self._sock.fileno(), WRITE, self._connected)
-
-    def _connected(self, events: int) -> None:
-        if self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
-            self._done(False)
-            return
-        try:
-            if self._ask:
-                self._sock.send(self._ask)
-        except OSError:
-            self._done(False)
-            return
-        if not self._expect:
-            self._done(True)
-        else:
-            self._warden.watch(self._sock.fileno(), READ, self._heard)
-
-    def _heard(self, events: int) -> None:
-        try:
-            piece = self._sock.recv(256)
-        except BlockingIOError:
-            return
-        except OSError:
-            piece = b""
-        self._got += piece
-        if not piece or len(self._got) >= len(self._expect):
-            self._done(self._got.startswith(self._expect))
-
-    def _done(self, answered: bool) -> None:
-        self.close()
-        self._tell(answered)
-
-    def close(self) -> None:
-        self._timer.cancel()
-        if self._sock.fileno() >= 0:
-            self._warden.unwatch(self._sock.fileno())
-            self._sock.close()
 
 
 class Services:
