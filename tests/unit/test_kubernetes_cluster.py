@@ -18,9 +18,9 @@ from aiohttp.connector import Connection
 from kubernetes.aio.client import ApiClient, Configuration
 
 from ghost_mcp.backends.kubernetes.backend import KubernetesBackend
-from ghost_mcp.backends.kubernetes.cluster import Cluster, Expired
+from ghost_mcp.backends.kubernetes.cluster import Cluster
 from ghost_mcp.backends.kubernetes.settings import Settings
-from ghost_mcp.errors import BackendUnavailable, GhostError
+from ghost_mcp.errors import BackendUnavailable, Conflict, GhostError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -120,7 +120,7 @@ async def test_a_watch_of_a_version_that_is_gone_has_expired(inside: bool) -> No
         return web.json_response(status, status=410)
 
     async with served(gone) as cluster:
-        with pytest.raises(Expired):
+        with pytest.raises(Conflict):
             async for _ in cluster.watch("/pods", {}):
                 pass
 

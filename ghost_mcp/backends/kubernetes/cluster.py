@@ -17,34 +17,23 @@ import anyio.lowlevel
 from kubernetes.aio import config as cluster_config
 from kubernetes.aio.client import ApiClient, Configuration
 
+from ghost_mcp.backends.kubernetes.answers import document, meant, pause, read, unreachable
 from ghost_mcp.backends.kubernetes.stream import PROTOCOLS, ExecStream, Socket, hang_up
-from ghost_mcp.errors import (
-    BackendUnavailable,
-    CaveGone,
-    CaveNotFound,
-    Conflict,
-    GhostError,
-    InvalidArgument,
-    LimitExceeded,
-)
+from ghost_mcp.errors import BackendUnavailable, CaveGone
 
 if TYPE_CHECKING:
     from ghost_mcp.backends.kubernetes.settings import Settings
 
-__all__ = ["Cluster", "Expired"]
+__all__ = ["Cluster"]
 
 CALL_S = 30.0
 WATCH_S = 240
 TRIES = 5
 PAUSE_S = 0.2
 MAX_PAUSE_S = 10.0
+REPEATABLE = ("GET", "DELETE", "PUT")  # the same twice as once
 PAGE = 500
-MAX_ANSWER = 64 << 20
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
-
-
-class Expired(Exception):
-    """A watch asked for a version that the API server no longer has: list again, and watch from there."""
 
 
 def _check_configured() -> None:
@@ -120,34 +109,30 @@ class Cluster:
         BackendUnavailable.
         """
         for attempt in range(TRIES):
+            last = attempt + 1 == TRIES
             try:
                 status, answer, after_s = await self._once(method, path, body, query)
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
                 # It may have been carried out: only what is the same twice is asked twice.
-                if method == "GET" and attempt + 1 < TRIES:
-                    await anyio.sleep(PAUSE_S * 2**attempt)
-                    continue
-                raise _unreachable(exc) from exc
+                if method != "GET" or last:
+                    raise unreachable(exc) from exc
+                await _rest(attempt)
+                continue
             if status < 400:
                 return answer
-            if (status != 429 and status < 500) or attempt + 1 == TRIES:
-                raise _meant(status, answer)
-            if status >= 500 and method not in ("GET", "DELETE", "PUT"):
-                raise _meant(status, answer)
-            await anyio.sleep(min(after_s or PAUSE_S * 2**attempt, MAX_PAUSE_S))
+            if last or not (status == 429 or (status >= 500 and method in REPEATABLE)):
+                raise meant(status, answer)
+            await _rest(attempt, after_s)
         raise AssertionError("unreachable")
 
     async def _once(
         self, method: str, path: str, body: Any, query: Mapping[str, str] | None
     ) -> tuple[int, dict[str, Any], float]:
-        headers = await self._headers()
-        data = None
+        headers, data = await self._admitted(), None
         if body is not None:
             patch = JSON_PATCH if isinstance(body, list) else MERGE_PATCH
             headers["Content-Type"] = patch if method == "PATCH" else "application/json"
             data = json.dumps(body, separators=(",", ":"))
-        await self._pace.wait()
-        self.calls += 1
         timeout = aiohttp.ClientTimeout(total=CALL_S)
         async with self._session.request(
             method,
@@ -158,9 +143,9 @@ class Cluster:
             timeout=timeout,
             proxy=self._proxy,
         ) as response:
-            raw = await _read(response)
+            raw = await read(response)
             self._clock.hear(response.headers.get("Date", ""))
-            return response.status, _document(raw), _pause(response.headers)
+            return response.status, document(raw), pause(response.headers)
 
     def now_s(self) -> float:
         """The server's clock, in seconds since the epoch: what is in the cluster is dated by it."""
@@ -183,7 +168,8 @@ class Cluster:
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """What changes, as ``(ADDED | MODIFIED | DELETED | BOOKMARK, object)``, until the server ends the watch.
 
-        Raises Expired, BackendUnavailable.
+        Raises Conflict when the version it is to begin at is too old: list again, and watch from there;
+        BackendUnavailable.
         """
         asked = {
             **query,
@@ -191,34 +177,9 @@ class Cluster:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
         }
-        await self._pace.wait()
-        self.calls += 1
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=WATCH_S + CALL_S)
-        try:
-            async with (
-                self._session.get(
-                    path,
-                    params=asked,
-                    headers=await self._headers(),
-                    timeout=timeout,
-                    proxy=self._proxy,
-                ) as response,
-                _broken_off(response),
-            ):
-                if response.status == 410:
-                    raise Expired
-                if response.status >= 400:
-                    raise _meant(response.status, _document(await _read(response)))
-                async for line in response.content:
-                    event = _document(line)
-                    kind, thing = event.get("type"), event.get("object") or {}
-                    if kind == "ERROR":
-                        if thing.get("code") == 410:
-                            raise Expired
-                        raise _meant(int(thing.get("code") or 500), thing)
-                    yield str(kind), thing
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            raise _unreachable(exc) from exc
+        async with self._streamed(path, asked, silence_s=WATCH_S + CALL_S) as response:
+            async for line in response.content:
+                yield _change(document(line))
 
     async def exec(self, path: str, command: Sequence[str], container: str) -> ExecStream:
         """Run a program in a pod's container. Raises CaveGone when there is no such pod, or it does not run."""
@@ -232,11 +193,10 @@ class Cluster:
                 if exc.status in (400, 404, 409, 500):
                     raise CaveGone("the cave has ended, or is just ending") from exc
                 if exc.status != 429 or attempt + 1 == TRIES:  # throttled: nothing was done
-                    raise _meant(exc.status, {"message": exc.message}) from exc
-                after_s = _pause(exc.headers or {}) or PAUSE_S * 2**attempt
-                await anyio.sleep(min(after_s, MAX_PAUSE_S))
+                    raise meant(exc.status, {"message": exc.message}) from exc
+                await _rest(attempt, pause(exc.headers or {}))
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-                raise _unreachable(exc) from exc
+                raise unreachable(exc) from exc
         assert isinstance(socket, Socket)  # noqa: S101  (the session makes no other)
         stream = ExecStream(socket, self._execs.discard)
         self._execs.add(stream)
@@ -245,14 +205,13 @@ class Cluster:
     async def _upgraded(
         self, path: str, query: list[tuple[str, str]]
     ) -> aiohttp.ClientWebSocketResponse[Any]:
-        await self._pace.wait()
-        self.calls += 1
+        headers = await self._admitted()
         with anyio.fail_after(CALL_S):
             return await self._session.ws_connect(
                 path,
                 params=query,
                 protocols=PROTOCOLS,
-                headers=await self._headers(),
+                headers=headers,
                 max_msg_size=0,
                 heartbeat=30.0,
                 proxy=self._proxy,
@@ -263,32 +222,43 @@ class Cluster:
         self, path: str, query: Mapping[str, str]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A streamed answer in pieces, a pod's log."""
-        await self._pace.wait()
-        self.calls += 1
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S)
+        async with self._streamed(path, query) as response:
+            yield response.content.iter_any()
+
+    @asynccontextmanager
+    async def _streamed(
+        self, path: str, query: Mapping[str, str], *, silence_s: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that goes on for as long as it likes, but is never silent for longer than that.
+
+        What breaks while it is read is raised as BackendUnavailable, too.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=silence_s)
         try:
+            headers = await self._admitted()
             async with (
                 self._session.get(
-                    path,
-                    params=query,
-                    headers=await self._headers(),
-                    timeout=timeout,
-                    proxy=self._proxy,
+                    path, params=query, headers=headers, timeout=timeout, proxy=self._proxy
                 ) as response,
                 _broken_off(response),
             ):
                 if response.status >= 400:
-                    raise _meant(response.status, _document(await _read(response)))
-                yield response.content.iter_any()
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            raise _unreachable(exc) from exc
+                    raise meant(response.status, document(await read(response)))
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise unreachable(exc) from exc
 
     @property
     def _proxy(self) -> str | None:
         return self._configuration.proxy or None
 
-    async def _headers(self) -> dict[str, str]:
-        """The identity: a token is read anew when it was renewed; a certificate is the connection's own."""
+    async def _admitted(self) -> dict[str, str]:
+        """Wait for the turn of one request; returns its headers.
+
+        They are the identity: a token is read anew when it was renewed; a certificate is the connection's own.
+        """
+        await self._pace.wait()
+        self.calls += 1
         headers = {"User-Agent": "ghost"}
         token = await self._configuration.get_api_key_with_prefix(
             "BearerToken", alias="authorization"
@@ -296,6 +266,19 @@ class Cluster:
         if token:
             headers["Authorization"] = token
         return headers
+
+
+async def _rest(attempt: int, after_s: float = 0.0) -> None:
+    """Before the next attempt: as long as the server asked for, or longer each time."""
+    await anyio.sleep(min(after_s or PAUSE_S * 2**attempt, MAX_PAUSE_S))
+
+
+def _change(event: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An event of a watch. Raises what an error among them means."""
+    kind, thing = event.get("type"), event.get("object") or {}
+    if kind == "ERROR":
+        raise meant(int(thing.get("code") or 500), thing)
+    return str(kind), thing
 
 
 class _Clock:
@@ -335,57 +318,3 @@ async def _broken_off(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
     finally:
         transport = response.connection.transport if response.connection else None
         await hang_up(transport.get_extra_info("socket") if transport else None)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body. Raises BackendUnavailable for one that no API server sends."""
-    raw = bytearray()
-    async for piece in response.content.iter_any():
-        raw += piece
-        if len(raw) > MAX_ANSWER:
-            raise BackendUnavailable("the cluster's answer is too long")
-    return bytes(raw)
-
-
-def _document(raw: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(raw) if raw else {}
-    except ValueError:
-        found = {"message": raw[:300].decode("utf-8", "replace")}
-    return found if isinstance(found, dict) else {}
-
-
-def _pause(headers: Mapping[str, str]) -> float:
-    """The seconds that a server asks to wait; 0 when it does not."""
-    after = headers.get("Retry-After", "")
-    return float(after) if after.isdigit() else 0.0
-
-
-_MEANT: dict[int, type[GhostError]] = {
-    400: InvalidArgument,
-    404: CaveNotFound,
-    409: Conflict,
-    410: Conflict,
-    422: InvalidArgument,
-}
-
-
-def _meant(status: int, answer: Mapping[str, Any]) -> GhostError:
-    message = str(answer.get("message") or f"the cluster answered {status}")[:500]
-    if status in (401, 403):
-        if "exceeded quota" in message:
-            return LimitExceeded(
-                message, hint="The namespace's ResourceQuota says how much there may be."
-            )
-        return BackendUnavailable(
-            f"the cluster refuses: {message}",
-            hint="Ghost needs what configs/kubernetes grants in its Role; is it there, and is the identity right?",
-        )
-    return _MEANT.get(status, BackendUnavailable)(message)
-
-
-def _unreachable(exc: Exception) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"the cluster does not answer: {str(exc)[:300] or type(exc).__name__}",
-        hint="Is it up, and does kubectl reach it with this KUBECONFIG?",
-    )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ghost_mcp.backends.kubernetes.cluster import Expired
 from ghost_mcp.errors import BackendUnavailable, GhostError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Watcher:
                 self._started.set()
                 while True:
                     version = await self._watch(version)
-            except (Expired, GhostError):  # its version is too old, or the server restarts
+            except GhostError:  # its version is too old, or the server restarts
                 await anyio.sleep(PAUSE_S)
 
     async def _list(self) -> str:
