@@ -28,6 +28,8 @@ __all__ = ["attach", "current_policy", "serve"]
 
 FIRST_S = 60.0
 LINGER_S = 5.0
+#: So many connections may be there beside those that lead somewhere: not asked for yet, or between two requests.
+SPARE = 256
 _log = logging.getLogger(__name__)
 
 
@@ -51,9 +53,6 @@ async def attach(link: Link, info: CaveInfo, ledger: Ledger, tasks: TaskGroup) -
     policy = current_policy(network, ledger)
     gateway = Gateway(info.full_name, network, policy, ledger, link.masker)
 
-    def accept(stream: LinkStream, head: dict[str, Any]) -> None:
-        tasks.start_soon(_serve, gateway, link, stream, name=f"egress of {info.name}")
-
     async def hold(*, task_status: TaskStatus[None]) -> None:
         with suppress(GhostError):
             async with link.stream("egress") as stream:
@@ -64,21 +63,38 @@ async def attach(link: Link, info: CaveInfo, ledger: Ledger, tasks: TaskGroup) -
         with suppress(RuntimeError):  # started before: the link has ended
             task_status.started()
 
-    link.on_accept = accept
+    link.on_accept = _Accepted(gateway, link, network.connections + SPARE, tasks).one
     await tasks.start(hold, name=f"egress of {info.name}")
 
 
-async def _serve(gateway: Gateway, link: Link, stream: LinkStream) -> None:
-    from ghost_mcp.warden.linkstream import Piped
+class _Accepted:
+    """The connections of one cave that are here, wherever they lead, ``most`` at once: each may hold half a head."""
 
-    near = Piped(stream)
-    try:
-        await serve(gateway, near)
-    except Exception:  # noqa: BLE001 - one connection fails, never the hub
-        _log.exception("a connection of cave %s failed inside", link.name)
-    finally:
+    def __init__(self, gateway: Gateway, link: Link, most: int, tasks: TaskGroup) -> None:
+        self._gateway, self._link, self._tasks = gateway, link, tasks
+        self._left = most
+
+    def one(self, stream: LinkStream, head: dict[str, Any]) -> None:
+        if self._left:
+            self._left -= 1
+            self._tasks.start_soon(self._serve, stream, name=f"egress of {self._link.name}")
+        else:
+            self._tasks.start_soon(self._turn_away, stream)
+
+    async def _serve(self, stream: LinkStream) -> None:
+        from ghost_mcp.warden.linkstream import Piped
+
+        try:
+            await serve(self._gateway, Piped(stream))
+        except Exception:  # noqa: BLE001 - one connection fails, never the hub
+            _log.exception("a connection of cave %s failed inside", self._link.name)
+        finally:
+            self._left += 1
+            await self._turn_away(stream)
+
+    async def _turn_away(self, stream: LinkStream) -> None:
         with anyio.CancelScope(shield=True), suppress(GhostError):
-            await link.give_up(stream)
+            await self._link.give_up(stream)
 
 
 async def serve(gateway: Gateway, near: ByteStream) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ghost_hub.server import hub_calls
 from ghost_mcp import Cave, CaveSpec, Ghost, NetworkPolicy
 from ghost_mcp.egress import dial
+from ghost_mcp.egress.service import SPARE
 from ghost_mcp.errors import GhostError
 from ghost_mcp.places import Places, SessionCaves
 from ghost_mcp.reply import Reply
@@ -186,3 +187,26 @@ async def test_d1_documents_fetch_nothing_from_the_host(
         outcome = await call(ghost, cave, "markitdown_convert", source=uri)
         assert isinstance(outcome, GhostError)
     assert hidden.asked == []
+
+
+MANY = """
+import contextlib, os, select, socket
+port = int(os.environ["http_proxy"].rpartition(":")[2])
+held = []
+for _ in range(WANTED):
+    one = socket.create_connection(("127.0.0.1", port))
+    held.append(one)
+    with contextlib.suppress(OSError):  # it was let go already
+        one.sendall(b"GET http://a.example/ HTTP/1.1\\r\\nX: ")
+gone = select.select(held, [], [], 20)[0]
+print("let go" if gone else "all held")
+"""
+
+
+async def test_i5_connections_that_ask_for_nothing_are_bounded(ghost: Ghost) -> None:
+    """Each holds what it has said so far in the hub's memory."""
+    network = NetworkPolicy(mode="allow", allow=(NAME,), connections=1)
+    async with await ghost.create(CaveSpec(ephemeral=True, network=network)) as cave:
+        program = MANY.replace("WANTED", str(SPARE + 20))
+        done = await cave.exec(["python3", "-c", program])
+        assert done.stdout == "let go\n", done.stderr
