@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
@@ -18,6 +19,8 @@ from ghost_mcp import CaveSpec, Ghost, GhostError, Limits, State
 from ghost_mcp.backends.local import backend as local
 from ghost_mcp.backends.local.backend import LocalBackend
 from ghost_mcp.backends.local.state import FIRST_UID, UIDS, CaveDir
+from ghost_mcp.errors import CaveNotFound
+from ghost_mcp.spec import CaveInfo
 from ghost_mcp.testing.basis import until
 from tests.security.lives import destroyed_by_many, made_in_a_thread
 from tests.security.racing import races
@@ -199,6 +202,42 @@ async def test_a_group_that_is_just_being_made_is_not_swept(
         new.path.rmdir()
         backend._sweep_groups()
         assert name not in backend._cgroups.list()
+
+
+async def test_a_cave_that_is_just_being_made_is_not_swept_away(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process looks at the caves after the new one's folder is there, and before it is locked."""
+    state = own_dir(state_dir, "swept-away")
+    async with LocalBackend(state) as other, LocalBackend(state) as maker:
+        make, looks = maker._make_all, list[list[CaveInfo]]()
+
+        async def make_when_looked_at(
+            cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]
+        ) -> CaveInfo:
+            if not looks:
+                looks.append(await other.list())
+                assert not cave.path.exists()
+            return await make(cave, spec, secrets)
+
+        monkeypatch.setattr(maker, "_make_all", make_when_looked_at)
+        made = await maker.create(CaveSpec(name="new"))
+        assert looks == [[]]
+        assert [info.id for info in await other.list()] == [made.id]
+        await maker.destroy(made.id)
+
+
+async def test_a_lock_of_a_folder_that_was_swept_is_none(state_dir: Path) -> None:
+    async with LocalBackend(own_dir(state_dir, "unlocked")) as backend:
+        cave = backend.state.cave(CaveSpec().id)
+        cave.path.mkdir()
+        held = cave.try_lock()
+        assert held is not None
+        assert cave.try_lock() is None
+        backend.state.discard(cave)
+        os.close(held)
+        with pytest.raises(CaveNotFound):
+            cave.try_lock()
 
 
 DEEP = "import os\nfor _ in range(3000): os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('f', 'w')"

@@ -49,6 +49,7 @@ GONE_S = 5.0
 # What kernels say of a number that no process has; the last two, while it still names a thread, a session or a group.
 NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 LOCK_S = 60.0
+TRIES = 5
 
 
 class LocalBackend(Backend):
@@ -97,12 +98,14 @@ class LocalBackend(Backend):
         self._check(spec)
         cave = self.state.cave(spec.id)
         with map_os_errors("the cave cannot be made"):
-            try:
-                cave.path.mkdir(0o711)
-            except FileExistsError:
-                pass
-            else:
-                return await self._make_all(cave, spec, secrets or {})
+            for _ in range(TRIES):
+                try:
+                    cave.path.mkdir(0o711)
+                except FileExistsError:
+                    break
+                # Another process may take the new folder for half a creation, and sweep it, until it is locked.
+                with suppress(CaveNotFound):
+                    return await self._make_all(cave, spec, secrets or {})
         async with self._locked(cave):  # made before, under the same id, or just being made
             info = await self.get(spec.id)
         if info.full_name != spec.full_name:
@@ -114,7 +117,6 @@ class LocalBackend(Backend):
     ) -> CaveInfo:
         """Make the cave in its new folder, or leave nothing."""
         try:
-            cave.path.chmod(0o711)
             return await self._make(cave, spec, secrets)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -124,6 +126,7 @@ class LocalBackend(Backend):
 
     async def _make(self, cave: CaveDir, spec: CaveSpec, secrets: Mapping[str, bytes]) -> CaveInfo:
         async with self._locked(cave):
+            cave.path.chmod(0o711)
             uid, gid = self._user(spec)
             await self._lay_out(cave, spec, uid, gid)
             if cave.path.parent == self.state.caves:

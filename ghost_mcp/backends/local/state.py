@@ -123,7 +123,14 @@ class CaveDir:
             raise CaveNotFound(f"no such cave: {self.id}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = os.stat(self.path / "lock")
         except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:  # it was swept meanwhile
+            os.close(fd)
+            raise CaveNotFound(f"no such cave: {self.id}") from None
+        if not os.path.samestat(there, os.fstat(fd)):
             os.close(fd)
             return None
         return fd
