@@ -193,7 +193,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command("caves:list_caves", "list the caves", BACKEND, JSON),
     "info": Command(
         "caves:info",
-        "show a cave: limits, what it uses, its services, what is really enforced",
+        "show a cave: limits and use, services, what is really enforced",
         CAVE,
         BACKEND,
         JSON,
@@ -328,7 +328,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "preview": Command(
         "preview:link",
-        "print a link that shows in a browser what listens on a port of a cave",
+        "print a link to what listens on a port of a cave, for a browser",
         CAVE,
         Argument(
             "target",
@@ -383,7 +383,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "install": Command(
         "install:install",
-        "give Ghost to an MCP client: put it into that client's configuration",
+        "put Ghost into an MCP client's configuration",
         CLIENT,
         Argument(
             "--http",
@@ -412,7 +412,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "image": Command(
         "image:run",
-        "build Ghost's own container images, list them, or get others into the engine",
+        "build Ghost's own container images, list them, pull others",
         Argument("action", metavar="ACTION", choices=IMAGE_ACTIONS, help="build, list or pull"),
         _several(
             "names",

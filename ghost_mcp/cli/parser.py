@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,29 +14,39 @@ from ghost_mcp.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ghost_mcp.cli.commands import Argument
     from ghost_mcp.cli.output import Output
 
 __all__ = ["handler", "overview", "parse"]
 
-WIDTH = 100
+MIN_WIDTH, MAX_WIDTH = 50, 100
+
+
+def _width() -> int:
+    """As wide as the terminal, but never too wide to be read. Argparse's own way imports shutil, at each start."""
+    try:
+        return max(MIN_WIDTH, min(MAX_WIDTH, os.get_terminal_size(1).columns - 1))
+    except OSError:  # not to a terminal
+        return MAX_WIDTH
 
 
 class _Format(argparse.HelpFormatter):
-    """A fixed width: to ask the terminal for its own, argparse imports shutil, at each start."""
-
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=WIDTH, max_help_position=26)
+        super().__init__(prog, width=_width(), max_help_position=26)
 
 
 class _Parser(argparse.ArgumentParser):
     """Refusals are GhostErrors, rendered like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidArgument(message, hint=self._way_out(message))
+        raise InvalidArgument(_plainly(message), hint=self._way_out(message))
 
     def _way_out(self, message: str) -> str:
         what, _, words = message.partition(": ")
-        usage = " ".join(self.format_usage().split())
+        taken = [_shape(one) for one in COMMANDS[self.prog.split()[1]].arguments if one.positional]
+        usage = (
+            f"usage: {' '.join([self.prog, '[OPTION ...]', *taken])}\nOptions: {self.prog} --help"
+        )
         if what == "unrecognized arguments":
             from ghost_mcp.cli.near import options_hint
 
@@ -45,6 +56,31 @@ class _Parser(argparse.ArgumentParser):
             if action.choices and action.metavar in missing:
                 return f"{action.metavar} is one of: {', '.join(action.choices)}\n{usage}"
         return usage
+
+
+def _shape(argument: Argument) -> str:
+    forms = {"?": "[{}]", "*": "[{} ...]"}
+    return forms.get(argument.settings.get("nargs", ""), "{}").format(argument.settings["metavar"])
+
+
+def _plainly(message: str) -> str:
+    """What argparse says, for who has never seen it."""
+    what, _, words = message.partition(": ")
+    if what == "the following arguments are required":
+        return f"missing: {words}"
+    if what == "unrecognized arguments":
+        return f"not understood: {words}"
+    if not what.startswith("argument "):
+        return message
+    kind, _, given = words.partition(": ")
+    what = what.removeprefix("argument ")
+    if kind == "invalid choice":
+        value, _, choices = given.partition(" (choose from ")
+        return f"{what}: {value} is none of: {choices.rstrip(')').replace(chr(39), '')}"
+    if words == "expected one argument":
+        return f"{what}: needs a value"
+    number = {"invalid float value": "a number", "invalid int value": "a whole number"}.get(kind)
+    return f"{what}: not {number}: {given}" if number else f"{what}: {words}"
 
 
 def parse(words: list[str]) -> argparse.Namespace | None:
@@ -107,6 +143,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "ghost COMMAND --help says more. GHOST_STATE_DIR and GHOST_BACKEND set where caves are kept and made.",
+            "ghost COMMAND --help says more.",
+            "GHOST_STATE_DIR and GHOST_BACKEND set where caves are kept and made.",
         ]
     )

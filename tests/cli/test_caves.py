@@ -196,10 +196,10 @@ def test_a_cave_that_is_not_found_may_be_another_engines(cli: Cli, named: str) -
         (["create", "{cave}"], 5, "already there"),
         (["create", "x", "--memory", "lots"], 2, "not a size: 'lots'"),
         (["create", "x", "--memory", "1"], 2, "memory_bytes must be"),
-        (["create", "x", "--cpu", "two"], 2, "invalid float value"),
+        (["create", "x", "--cpu", "two"], 2, "--cpu: not a number: 'two'"),
         (["create", "x", "--timeout", "soon"], 2, "not a time span"),
         (["create", "x", "--label", "bare"], 2, "not KEY=VALUE"),
-        (["create", "x", "--network", "some"], 2, "invalid choice"),
+        (["create", "x", "--network", "some"], 2, "'some' is none of: none, allow, open"),
         (["create", "x", "--allow", "https://a.example/"], 2, "not a network rule"),
         (["create", "x", "--network", "none", "--allow", "a.example"], 2, "need the network mode"),
         (["allow", "{cave}", "a.example"], 5, "has no network"),
@@ -216,7 +216,7 @@ def test_a_cave_that_is_not_found_may_be_another_engines(cli: Cli, named: str) -
         (["destroy"], 2, "say which caves"),
         (["destroy", "x", "--all"], 2, "say which caves"),
         (["nosuchcommand"], 2, "unknown command"),
-        (["list", "extra"], 2, "unrecognized arguments"),
+        (["list", "extra"], 2, "not understood: extra"),
     ],
 )
 def test_refusals(cli: Cli, named: str, words: list[str], code: int, said: str) -> None:

@@ -292,7 +292,7 @@ def test_the_owner_stays(run: Callable[..., Any], home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nosuch"], "invalid choice"),
+        (["nosuch"], "'nosuch' is none of: claude-code"),
         (["claude-desktop", "--http"], "only programs to start"),
         (["claude-desktop", "--scope", "project"], "no file of a project"),
         (["cursor", "--http", "127.0.0.1:8000"], "not an address of a hub"),

@@ -188,7 +188,7 @@ def test_an_interrupt_ends_cleanly(named: str, environment: dict[str, str]) -> N
 def test_a_protocol_owns_the_output_of_mcp(cli: Cli) -> None:
     done = cli("mcp", "--json", code=2)
     assert done.stdout == b""
-    assert b"unrecognized arguments: --json" in done.stderr
+    assert b"not understood: --json" in done.stderr
     for words, code, said in (
         (["--server", "nosuch"], 2, b"no such server"),
         (["--cave", "Not A Name"], 2, b"not a cave name"),
