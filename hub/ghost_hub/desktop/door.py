@@ -1,4 +1,5 @@
-# The page comes from the cave, on the desktop's own origin: it can harm that desktop only. Who may type is decided here.
+# The page comes from the cave, on the desktop's own origin: it can harm that desktop only. Who may type, and who hears
+# what is copied, is decided here.
 """What answers at ``vnc--CAVE`` and, for those who may only look, at ``vnc-view--CAVE``."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import anyio
 from starlette.responses import RedirectResponse, Response
 
 from ghost_hub.desktop.rfb import ViewOnly
+from ghost_hub.desktop.shown import Shown
 from ghost_hub.preview.sockets import refuse_socket
 from ghost_mcp.errors import GhostError, NotFound, Unsupported
 
@@ -92,13 +94,17 @@ async def _bridge(scope: Scope, receive: Receive, send: Send, place: Place, *, l
     """RFB both ways. Raises NotFound, and what dialling the service does, before it is accepted."""
     if scope["path"] != SOCKET:
         raise NotFound("the desktop is at /websockify")
+    shown = Shown() if looks else None
     async with place.cave.service("vnc").dial() as stream, anyio.create_task_group() as tasks:
         spoken = "binary" if "binary" in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": spoken})
         tasks.start_soon(_typed, receive, stream, ViewOnly() if looks else None, tasks.cancel_scope)
         with suppress(anyio.EndOfStream, anyio.BrokenResourceError, GhostError):
             while True:
-                await send({"type": "websocket.send", "bytes": await stream.receive(PIECE)})
+                data = await stream.receive(PIECE)
+                data = data if shown is None else shown.feed(data)
+                if data:
+                    await send({"type": "websocket.send", "bytes": data})
         tasks.cancel_scope.cancel()
     with suppress(Exception):  # the browser has gone
         await send({"type": "websocket.close", "code": 1000})

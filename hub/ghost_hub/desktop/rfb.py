@@ -3,18 +3,35 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
+from ghost_hub.desktop.shown import ENCODINGS, PIXEL_FORMAT
 from ghost_mcp.errors import PermissionRefused
 
 __all__ = ["ViewOnly"]
 
 #: The one version, and the one way in, that our desktop offers: others would begin with messages of other lengths.
 _VERSION, _NO_PASSWORD, _SHARED = b"RFB 003.008\n", b"\x01", b"\x01"
+_SET_FORMAT = bytes(4) + PIXEL_FORMAT
 _MOST_ENCODINGS = 1024
 
 
-def _encodings(head: bytes) -> int:
+def _format(head: bytes) -> bytes:
+    """Colours may stand in another order, but not in another size."""
+    if head[4:6] != PIXEL_FORMAT[:2] or head[7:14] != PIXEL_FORMAT[3:10]:
+        raise PermissionRefused("a viewer wants other pixels than true colours in four bytes")
+    return head
+
+
+def _encodings(head: bytes) -> bytes:
+    """Those of them whose length is known when the desktop speaks."""
+    named = struct.unpack(f">{len(head) // 4 - 1}i", head[4:])
+    known = [one for one in named if one in ENCODINGS]
+    return b"\x02\0" + struct.pack(f">H{len(known)}i", len(known), *known)
+
+
+def _encodings_length(head: bytes) -> int:
     count = int.from_bytes(head[2:4], "big")
     if count > _MOST_ENCODINGS:
         raise PermissionRefused("a viewer names too many encodings")
@@ -35,7 +52,7 @@ def _of_qemu(head: bytes) -> int:
 #: By type: whether it may pass, so many bytes tell its length, and how.
 _MESSAGES: dict[int, tuple[bool, int, Callable[[bytes], int]]] = {
     0: (True, 1, lambda _: 20),  # SetPixelFormat
-    2: (True, 4, _encodings),
+    2: (True, 4, _encodings_length),
     3: (True, 1, lambda _: 10),  # FramebufferUpdateRequest
     4: (False, 1, lambda _: 8),  # KeyEvent
     5: (False, 1, lambda _: 6),  # PointerEvent
@@ -46,6 +63,8 @@ _MESSAGES: dict[int, tuple[bool, int, Callable[[bytes], int]]] = {
     251: (False, 8, lambda head: 8 + 16 * head[6]),  # SetDesktopSize
     255: (False, 2, _of_qemu),
 }
+#: Those that are looked at whole, and what of them passes.
+_CHANGED: dict[int, Callable[[bytes], bytes]] = {0: _format, 2: _encodings}
 
 
 class ViewOnly:
@@ -78,7 +97,7 @@ class ViewOnly:
     def _greet(self, byte: bytes) -> bytes:
         if not self._greeting:  # ClientInit: whoever looks sends nobody away
             self._greeted = True
-            return _SHARED
+            return _SHARED + _SET_FORMAT
         if byte != self._greeting[:1]:
             raise PermissionRefused("a viewer wants another protocol than the desktop has")
         self._greeting = self._greeting[1:]
@@ -90,8 +109,10 @@ class ViewOnly:
         if head[0] not in _MESSAGES:
             raise PermissionRefused(f"a viewer says what is not known here: {head[0]}")
         self._passes, wanted, length = _MESSAGES[head[0]]
-        if len(head) < wanted:
+        if len(head) < wanted or (head[0] in _CHANGED and len(head) < length(head)):
             return b""
         self._left = length(head) - len(head)
         self._head.clear()
+        if head[0] in _CHANGED:
+            return _CHANGED[head[0]](head)
         return head if self._passes else b""
