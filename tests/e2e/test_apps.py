@@ -276,12 +276,16 @@ def test_who_may_only_look_changes_nothing(apps: Apps, desktop: Page) -> None:
     looking.goto(looking.url.replace("view_only=true", "view_only=false"))
     until(lambda: color_of(looking) == COLORS["red"], "nothing is seen")
     keep(looking, "desktop-looking")
-    before, told = apps.shell("timeout 5 xclip -o -selection clipboard"), title(apps)
+    told = title(apps)
     looking.mouse.click(80, 104)
     looking.keyboard.type("not this")
     pasted(looking, "nor this")
+    apps.shell("printf copied | timeout 20 xclip -i -selection clipboard")
+    panel = "document.getElementById('noVNC_clipboard_text').value"
+    desktop.wait_for_function(f"{panel} == 'copied'")
     shown(apps, "lime", desktop, looking)  # all said before has arrived, if it could
-    assert apps.shell("timeout 5 xclip -o -selection clipboard") == before
+    assert apps.shell("timeout 5 xclip -o -selection clipboard") == "copied"
+    assert looking.evaluate(panel) == ""
     assert title(apps) == told
     # A pass for looking opens nothing else.
     (cookie,) = [one for one in apps.context.cookies() if one["domain"].startswith("vnc-view--")]

@@ -46,8 +46,8 @@ _WITHOUT = (
     "WebUIOmniboxPopup",
 )
 
-# In a window, which people see: nothing in it warns them of the flags below.
-_SEEN = ("--test-type", "--window-position=0,0")
+# In a window, which people see: it fills their screen, and nothing in it warns them of the flags below.
+_SEEN = ("--test-type", "--start-maximized")
 _FLAGS = (
     "--remote-debugging-pipe",
     # The cave is the barrier: it has no nested user namespaces to make another of.

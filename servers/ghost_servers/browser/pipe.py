@@ -46,7 +46,7 @@ __all__ = ["Opened", "Pipe", "open_browser"]
 START_S = 30.0
 # So long may each part of it take to close politely; then it is ended anyway.
 CLOSE_S = 1.0
-VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
+VIEWPORT: ViewportSize = {"width": 1280, "height": 800}  # where nobody sees it
 # Where the driver would keep a profile, downloads and traces: the browser's are in the cave, and a driver that
 # is told to write by what a hostile browser says finds no place to.
 NOWHERE = "/dev/null"
@@ -215,7 +215,7 @@ async def open_browser(cave: Cave, left: Left | None = None) -> AsyncIterator[Op
         # The browser starts in the cave while its driver starts here.
         try:
             async with asyncio.timeout(START_S):
-                window = await _open_window(cave, pipe, left, stack)
+                window = await _open_window(cave, pipe, left, stack, seen=bool(display))
         except TimeoutError:
             raise TimedOut(f"the browser did not start within {START_S:g} s") from None
         except Exception as exc:
@@ -229,12 +229,14 @@ async def open_browser(cave: Cave, left: Left | None = None) -> AsyncIterator[Op
         yield Opened(window=window, pipe=pipe, profile=profile, seen=bool(display))
 
 
-async def _open_window(cave: Cave, pipe: Pipe, left: Left | None, stack: AsyncExitStack) -> Window:
+async def _open_window(
+    cave: Cave, pipe: Pipe, left: Left | None, stack: AsyncExitStack, *, seen: bool
+) -> Window:
     heavy = await anyio.to_thread.run_sync(importlib.import_module, "ghost_servers.browser.window")
     opening: type[Window] = heavy.Window
     playwright = await stack.enter_async_context(_driver())
     await opening.prepare(playwright)
-    context = await stack.enter_async_context(_launched(playwright, pipe))
+    context = await stack.enter_async_context(_launched(playwright, pipe, seen=seen))
     if left is None:
         window = opening(cave, context, [await context.new_page()])
     else:
@@ -268,8 +270,13 @@ async def _stopped(starting: asyncio.Task[Playwright]) -> None:
 
 
 @asynccontextmanager
-async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[BrowserContext]:
-    """The browser as the driver sees it. Its "executable" is this Python with bridge.py."""
+async def _launched(
+    playwright: Playwright, pipe: Pipe, *, seen: bool
+) -> AsyncIterator[BrowserContext]:
+    """The browser as the driver sees it. Its "executable" is this Python with bridge.py.
+
+    ``seen``: pages fill the window, whatever size people give it.
+    """
     name = f"ghost-{secrets.token_hex(16)}"
     async with await anyio.create_unix_listener(f"\0{name}") as listener:
         launching = asyncio.create_task(
@@ -277,7 +284,7 @@ async def _launched(playwright: Playwright, pipe: Pipe) -> AsyncIterator[Browser
                 user_data_dir=NOWHERE,
                 artifacts_dir=NOWHERE,
                 accept_downloads=False,
-                viewport=VIEWPORT,
+                **({"no_viewport": True} if seen else {"viewport": VIEWPORT}),
                 executable_path=sys.executable,
                 ignore_default_args=True,
                 args=["-I", "-S", str(Path(__file__).with_name("bridge.py")), name],
