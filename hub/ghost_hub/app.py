@@ -16,7 +16,7 @@ from ghost_hub import about, desktop, opening, preview, rest
 from ghost_hub.guard import Guard
 from ghost_hub.pages import told
 from ghost_hub.preview import PreviewHosts
-from ghost_hub.problem import problem
+from ghost_hub.problem import details, problem
 from ghost_hub.router import Addresses
 from ghost_hub.terminal import Terminals
 from ghost_hub.transports import Transports
@@ -54,7 +54,7 @@ def build_app(hub: Hub, settings: HubSettings, verifier: Verifier | None) -> ASG
         exception_handlers={
             404: _missing,
             405: _wrong_method,
-            GhostError: _refused,
+            GhostError: _refused_at_home,
             ClientDisconnect: _gone,
             Exception: _failed,
         },
@@ -94,7 +94,16 @@ async def _wrong_method(request: Request, exc: Exception) -> Response:
 
 
 async def _refused(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, GhostError)  # noqa: S101  (what the tables above say)
+    return problem(exc)
+
+
+async def _refused_at_home(request: Request, exc: Exception) -> Response:
+    """Who has gone there with a browser gets a page, from which there is a way on."""
     assert isinstance(exc, GhostError)  # noqa: S101  (what the table above says)
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        status = details(exc)["status"]
+        return told("This cannot be shown", [exc.message, exc.hint], status, home=True)
     return problem(exc)
 
 

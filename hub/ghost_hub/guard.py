@@ -285,8 +285,9 @@ def _split(host: bytes) -> tuple[str, str]:
     return name, port if port or not colon else "?"
 
 
-def _is_browser_at_home(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["path"] != "/":
+def _is_browser(scope: Scope) -> bool:
+    """That a person has gone to an address, and not a script: what a page asks for says that it takes anything."""
+    if scope["type"] != "http" or scope["method"] != "GET":
         return False
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
@@ -302,8 +303,8 @@ async def _refuse(
     if refused.wait_s:
         headers["Retry-After"] = str(max(1, round(refused.wait_s)))
     answer = problem(refused.error, status=refused.status, headers=headers)
-    if isinstance(refused.error, Unauthenticated) and _is_browser_at_home(scope):
-        answer = signed_out()
+    if isinstance(refused.error, Unauthenticated) and _is_browser(scope):
+        answer = signed_out(refused.error.message)
     if scope["type"] == "websocket":
         if "websocket.http.response" in scope.get("extensions", {}):
             await answer(scope, receive, send)

@@ -3,7 +3,7 @@
 export interface Limits { cpus: number | null; memory_bytes: number | null; pids: number | null; disk_bytes: number | null }
 export interface Cave {
   id: string; name: string; backend: string; state: string; created_at: number; deadline_at: number | null;
-  spec: { limits?: Limits; image?: string | null; network?: unknown };
+  spec: { limits?: Limits; image?: string | null; network?: { mode: string; allow?: string[] } };
   assurance: Record<string, { enforced: boolean; how: string }>;
 }
 export interface Sample {
@@ -26,7 +26,9 @@ export class Refusal extends Error {
 }
 
 export async function ask(path: string, options: RequestInit = {}): Promise<Response> {
-  const answer = await fetch(path, { cache: "no-store", ...options });
+  const answer = await fetch(path, { cache: "no-store", ...options }).catch(() => {
+    throw new Refusal(0, "The hub does not answer", "Is it running, and is this machine connected?");
+  });
   if (answer.ok) return answer;
   const problem = (await answer.json().catch(() => ({}))) as { detail?: string; hint?: string };
   throw new Refusal(answer.status, problem.detail ?? `the hub answered ${answer.status}`, problem.hint ?? "");

@@ -9,6 +9,11 @@ import { pages, previews, services } from "./services";
 
 const TABS = ["Activity", "Files", "Usage", "Network", "Previews", "Services", "Log", "Walls"] as const;
 const LOG_CHARS = 200_000;
+const REACH: Record<string, string> = {
+  none: "This cave has no network: nothing leaves it.",
+  allow: "This cave reaches what its list allows, and nothing else:",
+  open: "This cave reaches the internet, but never this machine or its networks.",
+};
 
 async function found(name: string): Promise<Cave | null> {
   try {
@@ -88,16 +93,16 @@ function usage(panel: HTMLElement, name: string): () => void {
 function network(panel: HTMLElement, name: string): () => void {
   let drawn = "";
   const draw = () => attempt(async () => {
-    const told = await get<{ mode: string; connections: Connection[] }>(`${one(name)}/egress`);
-    const now = JSON.stringify(told);
+    const [told, cave] = await Promise.all([get<{ mode: string; connections: Connection[] }>(`${one(name)}/egress`), get<Cave>(one(name))]);
+    const { mode, connections } = told, allowed = cave.spec.network?.allow ?? [];
+    const now = JSON.stringify([told, allowed]);
     if (now === drawn) return; // who reads, or has scrolled, is not disturbed
     drawn = now;
-    const { mode, connections } = told;
     const rows = connections.slice().reverse().map((c) => h("tr", { class: c.event === "refused" ? "bad" : "" },
       h("td", {}, clock(c.at)), h("td", {}, c.event), h("td", {}, h("code", {}, c.target)), h("td", {}, c.why || c.rule || ""),
       h("td", {}, c.event === "closed" ? `${bytes(c.sent_bytes)} out, ${bytes(c.received_bytes)} in` : "")));
-    panel.replaceChildren(h("p", {}, mode === "none" ? "This cave has no network: nothing leaves it." : `Network: ${mode}.`),
-      rows.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Connections" }, h("table", {}, h("thead", {}, h("tr", {}, ...["Time", "What", "Where", "Why", "Moved"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...rows))) : h("p", { class: "quiet" }, "No connections."));
+    panel.replaceChildren(h("p", {}, REACH[mode] ?? `Network: ${mode}.`), mode === "allow" && allowed.length ? h("p", {}, ...allowed.flatMap((rule) => [h("code", { class: "rule" }, rule), " "])) : "",
+      rows.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Connections" }, h("table", {}, h("thead", {}, h("tr", {}, ...["Time", "What", "Where", "Why", "Moved"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...rows))) : h("p", { class: "quiet" }, mode === "none" ? "" : "No connections yet."));
   });
   void draw();
   const timer = setInterval(() => void draw(), 4000);

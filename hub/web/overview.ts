@@ -1,7 +1,10 @@
 // All caves of the owner.
 import { type Cave, type Limits, type Sample, ask, get, one, post } from "./api";
 import { age, bytes, chart, h } from "./dom";
-import { FOCUS_KEY, button, confirmed, dialog, refill, say, state, use } from "./parts";
+import { FOCUS_KEY, button, confirmed, dialog, refill, say, state, use, words } from "./parts";
+
+/** So many caves are looked through rather than seen. */
+const MANY = 9;
 
 interface Stats { caves: Record<string, { limits: Limits; samples: Sample[] }> }
 
@@ -71,23 +74,42 @@ function create(changed: () => void): void {
       changed();
     } catch (error) {
       form.querySelector(".bad")?.remove();
-      form.prepend(h("p", { class: "bad", role: "alert" }, String((error as Error).message)));
+      form.prepend(h("p", { class: "bad", role: "alert" }, words(error)));
     }
   });
 }
 
+function nothing(): HTMLElement {
+  return h("li", { class: "empty" }, h("p", {}, "No caves yet."),
+    h("p", { class: "quiet" }, "An agent's first call makes one, and so does the button above. Your agent is given this hub by:"),
+    h("p", {}, h("code", {}, `ghost install CLIENT --http ${location.origin}/mcp`)));
+}
+
 /** The view; what it returns ends it. */
 export function overview(main: HTMLElement, events: EventTarget): () => void {
-  let ended = false;
-  const list = h("ul", { class: "cards" });
-  const draw = async () => {
-    const [{ caves }, stats] = await Promise.all([get<{ caves: Cave[] }>("/v1/caves"), get<Stats>("/v1/stats")]);
-    if (ended) return;
-    refill(list, ...caves.map((cave) => card(cave, stats.caves[cave.name], redraw)));
-    if (!caves.length) list.append(h("li", { class: "empty" }, h("p", {}, "No caves yet."), h("p", { class: "quiet" }, "An agent's first call makes one, and so does the button above.")));
+  let ended = false, caves: Cave[] = [], stats: Stats["caves"] = {};
+  const list = h("ul", { class: "cards" }), count = h("span", { class: "quiet", role: "status" });
+  const wanted = h("input", { type: "search", placeholder: "Filter", "aria-label": "Filter caves", autocomplete: "off", hidden: true });
+  const show = () => {
+    const words = wanted.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = caves.filter((cave) => words.every((word) => `${cave.name} ${cave.state} ${cave.backend}`.includes(word)));
+    refill(list, ...found.map((cave) => card(cave, stats[cave.name], redraw)));
+    if (!caves.length) list.append(nothing());
+    const running = caves.filter((cave) => cave.state === "running").length;
+    const told = words.length ? `${found.length} of ${caves.length}` : caves.length ? `${running} of ${caves.length} running` : "";
+    if (count.textContent !== told) count.textContent = told;
+    wanted.hidden = caves.length < MANY && !wanted.value;
   };
-  const redraw = () => void draw().catch((error) => say(String(error.message), true));
-  main.replaceChildren(h("div", { class: "row" }, h("h1", {}, "Caves"), button("New cave", () => create(redraw), { class: "main" })), list);
+  const draw = async () => {
+    const [listed, measured] = await Promise.all([get<{ caves: Cave[] }>("/v1/caves"), get<{ caves: Stats["caves"] }>("/v1/stats")]);
+    if (ended) return;
+    caves = listed.caves;
+    stats = measured.caves;
+    show();
+  };
+  const redraw = () => void draw().catch((error) => { if (!ended) say(words(error), true); });
+  wanted.addEventListener("input", show);
+  main.replaceChildren(h("div", { class: "row" }, h("h1", {}, "Caves"), count, wanted, button("New cave", () => create(redraw), { class: "main" })), list);
   redraw();
   events.addEventListener("cave", redraw);
   const timer = setInterval(redraw, 5000);

@@ -14,12 +14,19 @@ export function say(text: string, bad = false): void {
   setTimeout(() => { if (mine === shown) place.replaceChildren(); }, bad ? 12000 : 5000);
 }
 
+/** What was refused and what helps, in sentences. */
+export function words(error: unknown): string {
+  if (!(error instanceof Refusal)) return String(error);
+  if (error.status === 401) return "You are signed out: your token has ended. Load this page again to see how to come back.";
+  return [error.message, error.hint].filter(Boolean).map((text) => `${text[0]!.toUpperCase()}${text.slice(1)}`.replace(/([^.?!])$/, "$1.")).join(" ");
+}
+
 /** Do a thing that the hub may refuse, and say so. */
 export async function attempt(act: () => Promise<void>): Promise<void> {
   try {
     await act();
   } catch (error) {
-    say(error instanceof Refusal ? `${error.message}. ${error.hint}` : String(error), true);
+    say(words(error), true);
   }
 }
 

@@ -39,10 +39,10 @@ export class Session extends EventTarget {
     });
     socket.addEventListener("close", () => {
       if (this.ended || this.socket !== socket) return;
-      // One that was refused with the id of a terminal has none any more, if the hub answers otherwise.
-      void (began || !this.id ? Promise.resolve(false) : this.answers()).then((gone) => {
+      // Refused by a hub that answers otherwise: a terminal of that id is no more; for a new one it is tried some times.
+      void (began ? Promise.resolve(false) : this.answers()).then((answers) => {
         if (this.ended) return;
-        gone ||= !this.id && !began && this.failures >= PAUSES_MS.length;
+        const gone = answers && (this.id !== "" || this.failures >= PAUSES_MS.length);
         this.lost(gone);
         if (gone) { this.ended = true; return; }
         this.timer = window.setTimeout(() => this.open(), PAUSES_MS[Math.min(this.failures++, PAUSES_MS.length - 1)]);

@@ -3,7 +3,7 @@ import { FitAddon } from "@xterm/addon-fit";
 import { Terminal } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
 import "./terminal.css";
-import { type Cave, get } from "./api";
+import { type Cave, Refusal, get, one } from "./api";
 import { h } from "./dom";
 import { attempt, button } from "./parts";
 import { Session, type Told } from "./session";
@@ -123,6 +123,8 @@ function start(cave: string, id: string): void {
   term.focus();
 }
 
+const missing = (cave: string): Promise<boolean> => get(one(cave)).then(() => false, (error) => error instanceof Refusal && error.status === 404);
+
 term.onData(type);
 term.onBinary(type);
 new ResizeObserver(() => fitted()).observe(place);
@@ -131,11 +133,12 @@ choice.addEventListener("change", () => start(choice.value, ""));
 void attempt(async () => {
   const words = new URLSearchParams(location.search);
   const { caves } = await get<{ caves: Cave[] }>("/v1/caves");
-  const names = caves.filter((one) => one.state === "running").map((one) => one.name);
+  const names = caves.filter((cave) => cave.state === "running").map((cave) => cave.name);
   const wanted = words.get("cave") ?? names[0] ?? "default"; // which the first call makes
   choice.replaceChildren(...[...new Set([wanted, ...names])].sort().map((name) => h("option", { value: name, selected: name === wanted }, name)));
-  const resting = caves.find((one) => one.name === wanted && !names.includes(wanted));
-  if (!resting) return start(wanted, words.get("session") ?? "");
+  const resting = caves.find((cave) => cave.name === wanted && !names.includes(wanted));
+  const unknown = !resting && !names.includes(wanted) && wanted !== "default" && await missing(wanted);
+  if (!resting && !unknown) return start(wanted, words.get("session") ?? "");
   name(wanted);
-  over(`${wanted} is ${resting.state}: start it first`);
+  over(resting ? `${wanted} is ${resting.state}: start it first` : `there is no cave ${wanted}`);
 });

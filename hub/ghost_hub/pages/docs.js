@@ -8,6 +8,11 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+// What stands between backticks is code.
+function marked(text) {
+  return text.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
+}
+
 function kind(schema) {
   if (!schema) return "";
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
@@ -40,7 +45,7 @@ function section(title, ...nodes) {
 function entry(method, path, operation) {
   const summary = make("summary", {}, make("span", { class: "method" }, method.toUpperCase()),
     make("code", {}, path), make("span", { class: "soft" }, operation.summary));
-  const body = make("div", { class: "body" }, make("p", {}, operation.description));
+  const body = make("div", { class: "body" }, make("p", {}, ...marked(operation.description)));
   if (operation.parameters.length) {
     const schema = { properties: {}, required: [] };
     for (const one of operation.parameters) {
