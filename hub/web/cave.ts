@@ -90,6 +90,9 @@ function usage(panel: HTMLElement, name: string): () => void {
   return () => source.close();
 }
 
+/** Its role is said: a phone shows a row as a block, which would not be one any more to a screen reader. */
+const cell = (content: Node | string): HTMLElement => h("td", { role: "cell" }, content);
+
 function network(panel: HTMLElement, name: string): () => void {
   let drawn = "";
   const draw = () => attempt(async () => {
@@ -98,11 +101,11 @@ function network(panel: HTMLElement, name: string): () => void {
     const now = JSON.stringify([told, allowed]);
     if (now === drawn) return; // who reads, or has scrolled, is not disturbed
     drawn = now;
-    const rows = connections.slice().reverse().map((c) => h("tr", { class: c.event === "refused" ? "bad" : "" },
-      h("td", {}, clock(c.at)), h("td", {}, c.event), h("td", {}, h("code", {}, c.target)), h("td", {}, c.why || c.rule || ""),
-      h("td", {}, c.event === "closed" ? `${bytes(c.sent_bytes)} out, ${bytes(c.received_bytes)} in` : "")));
+    const rows = connections.slice().reverse().map((c) => h("tr", { role: "row", class: c.event === "refused" ? "bad" : "" },
+      cell(clock(c.at)), cell(c.event), cell(h("code", {}, c.target)), cell(c.why || c.rule || ""),
+      cell(c.event === "closed" ? `${bytes(c.sent_bytes)} out, ${bytes(c.received_bytes)} in` : "")));
     panel.replaceChildren(h("p", {}, REACH[mode] ?? `Network: ${mode}.`), mode === "allow" && allowed.length ? h("p", {}, ...allowed.flatMap((rule) => [h("code", { class: "rule" }, rule), " "])) : "",
-      rows.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Connections" }, h("table", {}, h("thead", {}, h("tr", {}, ...["Time", "What", "Where", "Why", "Moved"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...rows))) : h("p", { class: "quiet" }, mode === "none" ? "" : "No connections yet."));
+      rows.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Connections" }, h("table", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...["Time", "What", "Where", "Why", "Moved"].map((t) => h("th", { scope: "col", role: "columnheader" }, t)))), h("tbody", { role: "rowgroup" }, ...rows))) : h("p", { class: "quiet" }, mode === "none" ? "" : "No connections yet."));
   });
   void draw();
   const timer = setInterval(() => void draw(), 4000);

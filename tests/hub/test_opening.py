@@ -11,6 +11,7 @@ import psutil
 import pytest
 from websockets.asyncio.client import connect
 
+from ghost_hub.desktop.shown import PIXEL_FORMAT
 from tests.serving import Served, serving
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ async def test_who_may_only_look_is_heard_with_nothing_else(
         assert desktop.subprotocol == "binary"
         assert await desktop.recv() == b"RFB 003.008\n"
         await desktop.send(HELLO + KEY + ASK)
-        wanted, said = HELLO + (b"" if looks else KEY) + ASK, b""
+        wanted, said = HELLO + (bytes(4) + PIXEL_FORMAT if looks else KEY) + ASK, b""
         while len(said) < len(wanted):
             piece = await desktop.recv()
             assert isinstance(piece, bytes)

@@ -48,14 +48,13 @@ _PLAIN = """<!doctype html>
 </html>
 """
 _SIGNED_OUT = """\
-This hub shows its caves to those who have a token.
-On its machine, `ghost token create --scope manage` makes one. Then open the hub's address with the token behind it: \
+On the hub's machine, `ghost token create --scope manage` makes one. Then open the hub's address with the token behind it: \
 `/?token=TOKEN`. The browser keeps it as a cookie, and it disappears from the address."""
 
 
 def signed_out(why: str) -> Response:
     """What a browser without a valid token is shown. ``why``: in a sentence."""
-    return told("You are signed out", [why, *_SIGNED_OUT.splitlines()], 401)
+    return told("You are signed out", [why, _SIGNED_OUT], 401)
 
 
 def told(title: str, paragraphs: Iterable[str], status: int, *, home: bool = False) -> Response:
