@@ -104,8 +104,13 @@ class CaveNotFound(NotFound):
 
     @classmethod
     def among(cls, name: str, there: Iterable[str]) -> Self:
-        """The hint tells the first ten of the full names that there are."""
-        known = ", ".join(sorted(there)[:10])
+        """The hint tells the first ten of the full names that there are: to an owner those of its own, and to who asks
+        by an id none, for that may be anybody's."""
+        if len(name) == 16 and set(name) <= set("0123456789abcdef"):
+            return cls(f"no such cave: {name}")
+        owner, slash, _ = name.partition("/")
+        own = [one for one in there if not slash or one.startswith(f"{owner}/")]
+        known = ", ".join(sorted(own)[:10])
         hint = f"Caves here: {known}." if known else "There are none: ghost create NAME"
         return cls(f"no such cave: {name[:64]}", hint=hint)
 
