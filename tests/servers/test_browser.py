@@ -714,11 +714,13 @@ async def test_a_hub_that_is_killed_leaves_no_driver(state_dir: Path) -> None:
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
     assert hub.stdout is not None
-    assert await hub.stdout.readline() == b"ready\n"
-    started = psutil.Process(hub.pid).children(recursive=True)
-    assert any("run-driver" in _line(process) for process in started)
-    hub.kill()
-    await hub.wait()
+    try:
+        assert await hub.stdout.readline() == b"ready\n"
+        started = psutil.Process(hub.pid).children(recursive=True)
+        assert any("run-driver" in _line(process) for process in started)
+    finally:
+        hub.kill()
+        await hub.communicate()  # to the end of its pipe, which closes it
     _, alive = await asyncio.to_thread(psutil.wait_procs, started, timeout=60)
     assert alive == []
 
