@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -156,15 +156,25 @@ async def reachable_api() -> AsyncIterator[tuple[str, int]]:
             for task in pumps:
                 task.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            back.close()
-            writer.close()
+            for end in (back, writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
 
-    listener = await asyncio.start_server(forward, gateway, 0)
+    serving: set[asyncio.Task[None]] = set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(forward(reader, writer)))
+
+    listener = await asyncio.start_server(serve, gateway, 0)
     try:
         yield gateway, listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
-        await asyncio.sleep(0.1)  # those it serves see their ends
+        for task in serving:
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
 
 
 def of_this_machine(deployment: dict[str, Any], image: str, gateway: str, port: int) -> None:
