@@ -295,15 +295,13 @@ class Pools(Basis):
         plan = PoolPlan(template=self.passing(), size=2, idle_s=0.5)
         async with Ghost(backend=self.make(), pools=[plan]) as ghost:
             await ghost.warm()
-            (pool,) = ghost._pools[ghost.default_backend]
 
             async def is_empty() -> bool:
-                return pool.ready == 0
+                return ghost.pooled[ghost.default_backend] == 0
 
-            async def has_some() -> (
-                bool
-            ):  # where making one takes longer than its patience, not all at once
-                return pool.ready > 0
+            # Not all at once, where making one takes longer than its patience.
+            async def has_some() -> bool:
+                return ghost.pooled[ghost.default_backend] > 0
 
             await until(is_empty)
             await ghost.create(self.passing())

@@ -141,9 +141,8 @@ class Target:
             raise unsafe(name, "leaves the folder")
         parts = parts[self._strip :]
         if parts:
-            files.resolve(
-                os.path.join(self.root, *parts)
-            )  # a folder such as / holds places that are not files
+            # A folder such as / holds places that are not files.
+            files.resolve(os.path.join(self.root, *parts))
         return parts
 
     def _descend(self, parts: list[str], name: str) -> int:

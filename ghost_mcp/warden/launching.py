@@ -47,18 +47,11 @@ def launch(warden: Warden, stream: Stream | None, head: dict[str, Any]) -> Comma
     """
     env = {str(k): str(v) for k, v in (head.get("env") or {}).items()}
     cwd = folder(head.get("cwd"))
-    line, argv = head.get("line"), [str(a) for a in head.get("argv") or ()]
     seen = environment(warden, env, "")
-    if line is not None:
-        program = processes.find_shell(seen)
-        argv = [program, "-c", str(line)]
-    elif argv:
-        program = processes.find_program(argv[0], seen, cwd)
-    else:
-        raise WardenError("invalid_argument", "nothing to run")
+    program, argv, text = _asked(head, seen, cwd)
     if head.get("pty"):
         rows_and_columns(head["pty"])
-    command = Command(warden, str(line) if line is not None else " ".join(argv))
+    command = Command(warden, text)
     seen[processes.MARK] = command.id
     warden.log(f"{command.id} start {command.text[:200]}")
     opened = None
@@ -74,6 +67,17 @@ def launch(warden: Warden, stream: Stream | None, head: dict[str, Any]) -> Comma
     warden.on_exit(pid, lambda status: command.exited(processes.exit_code(status)))
     opened.connect()
     return command
+
+
+def _asked(head: dict[str, Any], env: dict[str, str], cwd: str) -> tuple[str, list[str], str]:
+    """The program's file, its arguments, and what the command is called. Raises as launch() does."""
+    line, argv = head.get("line"), [str(word) for word in head.get("argv") or ()]
+    if line is not None:
+        shell = processes.find_shell(env)
+        return shell, [shell, "-c", str(line)], str(line)
+    if not argv:
+        raise WardenError("invalid_argument", "nothing to run")
+    return processes.find_program(argv[0], env, cwd), argv, " ".join(argv)
 
 
 class _Wiring:
@@ -96,17 +100,15 @@ class _Wiring:
         master, slave = os.openpty()
         resize(master, size)
         self.terminal = os.ttyname(slave)
-        self._held = (
-            slave  # until the child has opened it: without a holder the terminal would hang up
-        )
+        # Until the child has opened it: without a holder the terminal would hang up.
+        self._held = slave
         self._ours = [(STDOUT, master)]
         self._input = os.dup(master)
         self._command.terminal = os.dup(master)
 
     def _pipes(self, head: dict[str, Any]) -> None:
-        devtools = bool(
-            head.get("pipes")
-        )  # the program reads commands on descriptor 3, answers on 4
+        # The program of DevTools reads commands on descriptor 3, and answers on 4.
+        devtools = bool(head.get("pipes"))
         self.child[0] = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         if devtools or head.get("stdin", "none") != "none":
             target = 3 if devtools else 0

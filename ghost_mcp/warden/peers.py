@@ -111,7 +111,7 @@ class Stream:
                 data = self.peer.wire.send_close(self.id, {"ok": True, **head}, body)
             except (
                 wire.LocalProtocolError
-            ):  # a cave's own names and texts are in it: it may be long
+            ):  # it may be long: a cave's own names and texts are in it
                 self.fail(WardenError("too_large", "the answer does not fit one message"))
                 return
             self.peer.send(data)

@@ -61,17 +61,7 @@ async def list_(
             records, answer = await call.cave.records("list", head)
     except TimeoutError:
         raise TimedOut("this folder is too large to list", hint="Use a depth.") from None
-    entries: list[dict[str, Any]] = []
-    lines: list[str] = []
-    room = TEXT_CHARS
-    for record in records[:limit]:
-        entry = _entry(record)
-        line = _line(entry)
-        room -= len(line) + 1
-        if room < 0:
-            break
-        entries.append(entry)
-        lines.append(line)
+    entries, lines = _fitting(records[:limit])
     total = whole_number(answer, "total")
     data = {
         "path": clean(answer.get("path")),
@@ -80,6 +70,22 @@ async def list_(
         "truncated": answer.get("truncated") is True or len(entries) < total,
     }
     return Reply(text=_text(data, lines), data=data)
+
+
+def _fitting(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """As many entries as there is room for, with their lines."""
+    entries: list[dict[str, Any]] = []
+    lines: list[str] = []
+    room = TEXT_CHARS
+    for record in records:
+        entry = _entry(record)
+        line = _line(entry)
+        room -= len(line) + 1
+        if room < 0:
+            break
+        entries.append(entry)
+        lines.append(line)
+    return entries, lines
 
 
 def _entry(record: dict[str, Any]) -> dict[str, Any]:
