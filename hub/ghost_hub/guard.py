@@ -96,6 +96,10 @@ class Guard:
             try:
                 await app(scope, lasting.receive, lasting.send)
             except Exception:
+                if (
+                    lasting.gone is not None
+                ):  # alone, however many were told of it: the server knows it so
+                    raise lasting.gone from None
                 if not lasting.cut:
                     raise
             return

@@ -135,6 +135,7 @@ class Lasting:
         self._seen = time.monotonic()
         self._headers: Iterable[tuple[bytes, bytes]] = ()
         self.cut = False
+        self.gone: OSError | None = None  #: a server's word for a WebSocket whose client has left
 
     async def receive(self) -> Message:
         """Of a WebSocket: its client has gone when the token has."""
@@ -159,7 +160,11 @@ class Lasting:
                 await self._cut(kind)
                 raise
         if not self.cut:  # nothing may follow what ended it
-            await self._send(message)
+            try:
+                await self._send(message)
+            except OSError as exc:
+                self.gone = exc
+                raise
 
     async def _cut(self, kind: str) -> None:
         self.cut = True

@@ -1,11 +1,12 @@
 # A browser gives up what it is loading when an interface of the machine changes, as each container makes one do: this
 # one does not hear of it.
-"""Scripts that drive Chromium; as ``python -m tests.e2e.driving PROGRAM ...`` the program that runs without netlink."""
+"""Chromium, and scripts that drive it; run as a program, ``driving.py PROGRAM ...``, what runs that without netlink."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["MODULES", "MOST_S", "ROOT", "drive", "needs_browser", "needs_npm"]
+__all__ = ["MODULES", "MOST_S", "ROOT", "chromium", "drive", "needs_browser", "needs_npm"]
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / ".cache/npm/bin/node"
@@ -34,7 +35,7 @@ def drive(script: str, *words: str) -> Any:
     """Run a script beside this file to its end; what it printed, which is JSON. Pictures go to .cache/pictures."""
     given = [MODULES, *words, ROOT / ".cache/pictures"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.driving", NODE, Path(__file__).with_name(script), *given],
+        [sys.executable, __file__, NODE, Path(__file__).with_name(script), *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,6 +44,15 @@ def drive(script: str, *words: str) -> Any:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
+
+
+def chromium(folder: Path) -> Path:
+    """A program to launch in Chromium's place, made in ``folder``: the same without netlink."""
+    program = folder / "chromium"
+    words = shlex.join([sys.executable, str(Path(__file__)), shutil.which("chromium") or ""])
+    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 def _without_netlink() -> None:

@@ -91,3 +91,18 @@ async def test_without_tokens_no_foreign_page_asks_anything(
 
     guard = Guard(app, HubSettings(auth=False), None)
     assert await asked(guard, headers=told) == status
+
+
+async def test_that_a_sockets_client_has_left_is_no_failure() -> None:
+    """The server hears its own word for it, and logs nothing, whoever was just speaking."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, {"type": "websocket.accept"})
+
+    async def send(message: Any) -> None:
+        raise ConnectionResetError
+
+    guard = Guard(app, HubSettings(auth=False), None)
+    with pytest.raises(ConnectionResetError):
+        await guard({**SCOPE, "type": "websocket", "headers": [HOST]}, anyio.sleep_forever, send)

@@ -19,6 +19,7 @@ import pytest
 from ghost_mcp import Cave, CaveSpec, Ghost, GhostError, State
 from ghost_mcp.backends.docker import container
 from ghost_mcp.backends.docker.backend import DockerBackend
+from ghost_mcp.backends.docker.running import Containers
 from ghost_mcp.errors import BackendUnavailable
 from ghost_mcp.testing.basis import until
 from tests.conftest import held
@@ -254,13 +255,23 @@ async def test_l4_races(
     await gone(engine, kind, own)
 
 
-@pytest.mark.parametrize("step", ["_attach", "_configure", "_publish"])
+@pytest.mark.parametrize(
+    ("by", "step"),
+    [
+        (Containers, "make"),
+        (Containers, "lifeline"),
+        (Containers, "start"),
+        (Containers, "relay"),
+        (DockerBackend, "_publish"),
+    ],
+)
 async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
     engine: docker.APIClient,
     image: str,
     kind: type[DockerBackend],
     own: str,
     monkeypatch: pytest.MonkeyPatch,
+    by: type,
     step: str,
 ) -> None:
     async def fault(*_: object, **__: object) -> None:
@@ -268,7 +279,7 @@ async def test_l4_a_fault_at_each_step_of_creating_leaves_nothing(
 
     async with Ghost(backend=kind(image=image, instance=own)) as ghost:
         with monkeypatch.context() as patch:
-            patch.setattr(DockerBackend, step, fault)
+            patch.setattr(by, step, fault)
             with pytest.raises(BackendUnavailable, match="a fault"):
                 await ghost.create(CaveSpec(name="faulty", ephemeral=True))
         await gone(engine, kind, own)
