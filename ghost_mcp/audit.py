@@ -250,9 +250,8 @@ def read(folder: str, *, follow: bool = False) -> Iterator[Mapping[str, Any]]:
     path = os.path.join(folder, _NAME)
     with ExitStack() as stack:
         opened: dict[int, IO[bytes]] = {}
-        for number in range(
-            _highest(folder) + 1
-        ):  # newest first: what is set aside now comes again
+        # Newest first: what is set aside now comes again.
+        for number in range(_highest(folder) + 1):
             with suppress(FileNotFoundError):
                 there = stack.enter_context(open(_aside(path, number), "rb"))
                 opened.setdefault(os.fstat(there.fileno()).st_ino, there)

@@ -183,9 +183,8 @@ def _insert(text: str, parent: _Node, depth: int, key: str, value: Any) -> str:
     """Put a member behind the last one, as its neighbours are indented."""
     step, end = _step(text), _line_end(text)
     members = parent.members or []
-    if (
-        members and "\n" not in text[parent.start : members[0].start]
-    ):  # all in one line: it stays so
+    # All in one line: it stays so.
+    if members and "\n" not in text[parent.start : members[0].start]:
         last = members[-1]
         here = last.node.end if last.comma is None else last.comma + 1
         comma = ", " if last.comma is None else " "

@@ -109,9 +109,8 @@ class Stream:
         if self.open:
             try:
                 data = self.peer.wire.send_close(self.id, {"ok": True, **head}, body)
-            except (
-                wire.LocalProtocolError
-            ):  # it may be long: a cave's own names and texts are in it
+            # It may be long: a cave's own names and texts are in it.
+            except wire.LocalProtocolError:
                 self.fail(WardenError("too_large", "the answer does not fit one message"))
                 return
             self.peer.send(data)

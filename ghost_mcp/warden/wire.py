@@ -128,10 +128,8 @@ def loads(raw: bytes) -> dict[str, Any]:
     text = raw.decode("utf-8")
     try:
         value, end = _scan(text, 0)
-    except (
-        StopIteration,
-        SystemError,
-    ):  # SystemError: its own error class lives in json, not imported
+    # SystemError: its own error class lives in json, not imported.
+    except (StopIteration, SystemError):
         raise ValueError("not JSON") from None
     except RecursionError:
         raise ValueError("JSON nested too deep") from None

@@ -96,9 +96,8 @@ class Guard:
             try:
                 await app(scope, lasting.receive, lasting.send)
             except Exception:
-                if (
-                    lasting.gone is not None
-                ):  # alone, however many were told of it: the server knows it so
+                # Alone, however many were told of it: the server knows it so.
+                if lasting.gone is not None:
                     raise lasting.gone from None
                 if not lasting.cut:
                     raise

@@ -164,9 +164,8 @@ class _Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if (
-            self.conn.their_state is h11.SEND_BODY
-        ):  # answered before it had said all: it has a while to finish
+        # Answered before it had said all: it has a while to finish.
+        if self.conn.their_state is h11.SEND_BODY:
             self._arm()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:

@@ -131,9 +131,8 @@ class _Session:
 
     async def ping(self) -> None:
         try:
-            with anyio.move_on_after(
-                PING_S
-            ):  # one that does not read holds the others up no longer
+            # One that does not read holds the others up no longer.
+            with anyio.move_on_after(PING_S):
                 await self.say(b": ping\r\n\r\n")
         except Exception:  # noqa: BLE001 - its token is no longer valid, or it broke: that ends it, and no other
             self.scope.cancel()

@@ -46,9 +46,8 @@ async def test_a_document_is_converted_by_what_lies_there(
     assert found.origin is not None
     shutil.copytree(Path(found.origin).parent, packages / "markitdown")
     monkeypatch.setattr(sys, "path", [str(packages), *sys.path])
-    if os.path.realpath(sysconfig.get_path("stdlib")).startswith(
-        "/usr/"
-    ):  # else it is moved anyhow
+    # Else it is moved anyhow.
+    if os.path.realpath(sysconfig.get_path("stdlib")).startswith("/usr/"):
         monkeypatch.setattr(sys, "_base_executable", str(moved_python(place / "python")))
     here = installed()
     assert here.python.startswith(f"{TOP}/python/bin/python")

@@ -242,9 +242,8 @@ class LocalBackend(Backend):
 
     def settings(self, spec: CaveSpec, secrets: Mapping[str, bytes]) -> dict[str, Any]:
         settings = super().settings(spec, secrets)
-        if (
-            spec.limits.pids is not None
-        ):  # each cave has a user namespace, in which the kernel counts
+        # Each cave has a user namespace, in which the kernel counts.
+        if spec.limits.pids is not None:
             settings["rlimits"]["nproc"] = spec.limits.pids
         if spec.limits.memory_bytes is not None and not self._limits_memory(spec):
             settings["rlimits"]["data"] = spec.limits.memory_bytes

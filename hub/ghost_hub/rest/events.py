@@ -74,9 +74,8 @@ class Events:
         self._looks: dict[str, _Look] = {}
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
-        if (
-            asked.kind != "tool"
-        ):  # what an agent does is shown, not what its user does to look at it
+        # What an agent does is shown, not what its user does to look at it.
+        if asked.kind != "tool":
             return await run(asked)
         owner, feed = asked.caves.owner, self._feed(asked.caves.owner)
         began = time.time()

@@ -102,9 +102,8 @@ class Pipe:
 
     async def _disconnect(self) -> None:
         connected, self._connected = self._connected, []
-        async with (
-            AsyncExitStack() as closing
-        ):  # all of them, when this is cancelled meanwhile, too
+        # All of them, when this is cancelled meanwhile, too.
+        async with AsyncExitStack() as closing:
             for stream in connected:
                 closing.push_async_callback(stream.aclose)
 

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 MAX_IMAGES, MAX_LISTED = 500, 30
 SHOWN, SHOWN_BYTES, SHOWN_TOTAL, SHOWN_SIDE = 5, 256 << 10, 1 << 20, 1568
 MIME_TYPES = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}
-MAX_PAGES_CHARS = (
-    40  # of a range: the time that _RANGE takes grows with the square of what is no range
-)
+# Of a range: the time that _RANGE takes grows with the square of what is no range.
+MAX_PAGES_CHARS = 40
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})?)?\s*\Z")
 
 
