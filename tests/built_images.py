@@ -29,8 +29,8 @@ SENTINEL = "settings-of-this-machine.invalid"
 BASE_S = 600
 BUILD_S = 3000
 SAVING_S = 600  # the engine packs a whole image before it sends the first byte
-LOCK = Path(__file__).parents[1] / ".cache" / "images.lock"
 TREES = Path("/var/tmp")
+LOCK = TREES / f"ghost-test-images-{os.geteuid()}.lock"
 _TREE = "ghost-test-tree-"
 
 
@@ -65,7 +65,6 @@ class _alone:
     """Two runs of the tests on one machine build one after the other, and the second finds all there."""
 
     def __enter__(self) -> None:
-        LOCK.parent.mkdir(exist_ok=True)
         self._file = LOCK.open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 

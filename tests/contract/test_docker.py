@@ -286,6 +286,7 @@ class TestLeftBehind:
         plain = self.engine.inspect_image(self.image)["Id"]
         for dressed in self.engine.images(filters={"label": f"{DRESSED}={plain}"}):
             self.engine.remove_image(dressed["Id"], force=True)
+        self.cache.mkdir(parents=True, exist_ok=True)
         folder = runtime.build_runtime(self.cache)
         locks = {
             "runtime": f"ghost-{folder.name}-filling",
