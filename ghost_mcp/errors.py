@@ -106,7 +106,9 @@ class CaveNotFound(NotFound):
     def among(cls, name: str, there: Iterable[str]) -> Self:
         """The hint tells the first ten of the full names that there are: to an owner those of its own, and to who asks
         by an id none, for that may be anybody's."""
-        if len(name) == 16 and set(name) <= set("0123456789abcdef"):
+        from ghost_mcp.spec import is_id  # which imports this module
+
+        if is_id(name):
             return cls(f"no such cave: {name}")
         owner, slash, _ = name.partition("/")
         own = [one for one in there if not slash or one.startswith(f"{owner}/")]

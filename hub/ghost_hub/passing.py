@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ghost_hub.answered import Refused
 from ghost_hub.preview import PREVIEW
 from ghost_hub.principal import principal_of
+from ghost_hub.quota import Tally
 from ghost_mcp.errors import GhostError, LimitExceeded, QuotaExceeded, TimedOut
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Held:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._bytes: Counter[str] = Counter()
+        self._bytes = Tally()
 
     def more(self, owner: str, count: int) -> bool:
         """Whether so many more may be held, which they are then."""
@@ -44,9 +44,7 @@ class Held:
         return True
 
     def less(self, owner: str, count: int) -> None:
-        self._bytes[owner] -= count
-        if not self._bytes[owner]:
-            del self._bytes[owner]
+        self._bytes.less(owner, count)
 
 
 class Body:

@@ -14,7 +14,7 @@ from ghost_mcp.errors import GhostError, QuotaExceeded
 if TYPE_CHECKING:
     from ghost_mcp.calls import Asked, Run
 
-__all__ = ["Concurrency", "Rates", "allowed"]
+__all__ = ["Concurrency", "Rates", "Tally", "allowed"]
 
 MAX_CALLERS = 10_000
 
@@ -29,12 +29,21 @@ async def allowed(run: Run, asked: Asked) -> Answer:
     return await run(asked)
 
 
+class Tally(Counter[str]):
+    """How much each owner has of something. Who has nothing any more is forgotten."""
+
+    def less(self, owner: str, count: int = 1) -> None:
+        self[owner] -= count
+        if not self[owner]:
+            del self[owner]
+
+
 class Concurrency:
     """At most so many calls of one owner at the same time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._running: Counter[str] = Counter()
+        self._running = Tally()
 
     async def __call__(self, run: Run, asked: Asked) -> Answer:
         owner = asked.caves.owner
@@ -50,9 +59,7 @@ class Concurrency:
         try:
             return await run(asked)
         finally:
-            self._running[owner] -= 1
-            if not self._running[owner]:
-                del self._running[owner]
+            self._running.less(owner)
 
 
 class Rates:

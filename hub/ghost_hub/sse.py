@@ -8,7 +8,6 @@ client, 73 KB, and this one half of that.
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ghost_hub.principal import principal_of
+from ghost_hub.quota import Tally
 from ghost_mcp.errors import InvalidArgument, NotFound, QuotaExceeded
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Sse:
         self._server = server
         self._most = most
         self._sessions: dict[str, _Session] = {}
-        self._waiting: Counter[str] = Counter()  # messages of an owner that somebody holds
+        self._waiting = Tally()  # messages of an owner that somebody holds
 
     async def ping(self) -> None:
         """Let proxies on the way see that the connections live; one task for all of them."""
@@ -119,7 +119,7 @@ class _Session:
         owner: str,
         incoming: MemoryObjectSendStream[SessionMessage | Exception],
         send: Send,
-        waiting: Counter[str],
+        waiting: Tally,
     ) -> None:
         self.owner, self.incoming, self._send, self._waiting = owner, incoming, send, waiting
         #: It lives in this.
@@ -144,9 +144,7 @@ class _Session:
         try:
             yield
         finally:
-            self._waiting[self.owner] -= 1
-            if not self._waiting[self.owner]:
-                del self._waiting[self.owner]
+            self._waiting.less(self.owner)
 
     async def send(self, item: SessionMessage) -> None:
         text = item.message.model_dump_json(by_alias=True, exclude_unset=True)

@@ -72,13 +72,15 @@ async def test_an_exec_whose_connection_breaks_is_closed() -> None:
         await stream.aclose()
 
 
-async def test_an_exec_that_nobody_closed_is_closed_with_the_cluster() -> None:
-    async def waits(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
-        await socket.prepare(request)
-        await socket.receive()
-        return socket
+async def waits(request: web.Request) -> web.StreamResponse:
+    """An exec that says nothing, until its client goes."""
+    socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+    await socket.prepare(request)
+    await socket.receive()
+    return socket
 
+
+async def test_an_exec_that_nobody_closed_is_closed_with_the_cluster() -> None:
     async with served(waits) as cluster:
         stream = await cluster.exec("/exec", ["true"], "cave")
     with pytest.raises(anyio.EndOfStream):
@@ -169,12 +171,6 @@ async def test_what_is_in_the_cluster_is_as_old_as_the_server_says(
 
 
 async def test_a_cluster_is_closed_whole_by_one_who_is_cancelled() -> None:
-    async def waits(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
-        await socket.prepare(request)
-        await socket.receive()
-        return socket
-
     async with served(waits) as cluster:
         for _ in range(2):
             await cluster.exec("/exec", ["true"], "cave")

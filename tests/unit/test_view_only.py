@@ -34,12 +34,15 @@ CHANGES = (
 )
 
 
+def fed(side: ViewOnly | Shown, whole: bytes, data: st.DataObject) -> bytes:
+    """What of it passes, fed in pieces."""
+    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=8).map(sorted))
+    return b"".join(side.feed(whole[a:b]) for a, b in pairwise([0, *cuts, len(whole)]))
+
+
 @given(st.lists(st.sampled_from(PASSES + CHANGES), max_size=12), st.data())
 def test_only_what_changes_nothing_passes(messages: list[bytes], data: st.DataObject) -> None:
-    whole = HELLO + b"".join(messages)
-    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=8).map(sorted))
-    viewer = ViewOnly()
-    said = b"".join(viewer.feed(whole[a:b]) for a, b in pairwise([0, *cuts, len(whole)]))
+    said = fed(ViewOnly(), HELLO + b"".join(messages), data)
     assert said == HELLO + FORMAT + b"".join(one for one in messages if one in PASSES)
 
 
@@ -117,10 +120,7 @@ COPIED = (
 
 @given(st.lists(st.sampled_from(HEARD + COPIED), max_size=12), st.data())
 def test_all_but_what_is_copied_is_heard(messages: list[bytes], data: st.DataObject) -> None:
-    whole = GREETING + b"".join(messages)
-    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=8).map(sorted))
-    shown = Shown()
-    heard = b"".join(shown.feed(whole[a:b]) for a, b in pairwise([0, *cuts, len(whole)]))
+    heard = fed(Shown(), GREETING + b"".join(messages), data)
     assert heard == GREETING + b"".join(one for one in messages if one in HEARD)
 
 
